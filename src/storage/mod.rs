@@ -1,0 +1,3 @@
+//! What a node keeps on disk: the Raft log of all its shards in one write-ahead log, and their state in sled.
+
+pub mod types;
