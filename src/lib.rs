@@ -2,6 +2,11 @@
 //!
 //! Start with ARCHITECTURE.md. Dependencies point one way:
 //! `kernel ← storage, providers ← actors ← cluster ← gateway ← node ← main`.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+pub mod actors;
+pub mod cluster;
+pub mod gateway;
 pub mod kernel;
+pub mod providers;
+pub mod storage;

@@ -1,3 +1,7 @@
 //! Everything durable, as supervised actors: the runtime and the entities of each service.
 
+pub mod billing;
+pub mod compliance;
+pub mod identity;
+pub mod notifications;
 pub mod runtime;

@@ -1,3 +1,5 @@
 //! What a node keeps on disk: the Raft log of all its shards in one write-ahead log, and their state in sled.
 
+pub mod seal;
+pub mod state;
 pub mod types;

@@ -1,6 +1,6 @@
 //! A harness for pure entity tests: given a history, when a command, then a decision.
 
-use crate::kernel::{Context, Decision, EntityId, Entity, Error, Origin, Timestamp, codec};
+use crate::kernel::{Context, Decision, Entity, EntityId, Error, Origin, Timestamp, codec};
 
 /// One entity in memory, with a clock and an origin under the test's control.
 pub struct Given<E: Entity> {

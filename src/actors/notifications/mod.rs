@@ -1,0 +1,1 @@
+//! Inbox channels, preferences, templates and delivery.

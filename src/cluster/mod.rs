@@ -1,0 +1,1 @@
+//! Shards as Raft groups, and (with more nodes) the links between them.

@@ -1,0 +1,3 @@
+//! The applied state of one shard.
+
+pub struct ShardState;
