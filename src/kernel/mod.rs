@@ -9,8 +9,10 @@ pub mod codec;
 pub mod entity;
 pub mod error;
 pub mod id;
+pub mod merkle;
 pub mod money;
 pub mod origin;
+pub mod pan;
 pub mod secret;
 
 pub use batch::{AuditRecord, Batch, DedupeKey, Op, OpOutcome, OutboxChange, OutboxRecord, OutboxState, Target};
