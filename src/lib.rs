@@ -9,4 +9,5 @@ pub mod cluster;
 pub mod gateway;
 pub mod kernel;
 pub mod providers;
+pub mod settings;
 pub mod storage;
