@@ -1,1 +1,3 @@
 //! Narrow traits for the outside world, one file per vendor: mail, SMS, push, payment, keys.
+
+pub mod keys;
