@@ -1,1 +1,24 @@
 //! The edge: HTTP and WebSocket in front of the actors.
+//!
+//! A request's life, file by file: `server.rs` (connections, deadlines, bounds) → `pipeline.rs` (one table, then
+//! authentication, limits, idempotency) → a handler of `routes/` (typed [`Call`] in, [`Reply`] or
+//! [`crate::kernel::Error`] out) → `reply.rs` (bytes, or a problem document).
+//!
+//! Architecture invariant: an endpoint is declared once, in the registry; dispatch, authorization, limits,
+//! idempotency, documentation and the WebSocket `rpc` all read that one declaration. Handlers never name a warp type.
+
+pub mod call;
+pub mod page;
+pub mod registry;
+pub mod reply;
+pub mod request;
+pub mod routes;
+pub mod services;
+pub mod table;
+pub mod validate;
+
+pub use call::{Call, Permissions, Upgrade};
+pub use page::{List, PageQuery};
+pub use registry::{Access, Endpoint, IdempotencyRule, LimitClass};
+pub use reply::Reply;
+pub use services::Services;

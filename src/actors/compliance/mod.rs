@@ -1,4 +1,1 @@
-//! Security and compliance: data keys per person, the audit log, erasure, consents.
-
-pub mod keyring;
-pub mod sealer;
+//! Audit log, keyring, export and erasure.

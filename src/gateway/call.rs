@@ -1,0 +1,148 @@
+//! What a handler is given.
+
+use std::sync::Arc;
+
+use hyper::upgrade::OnUpgrade;
+use serde::de::DeserializeOwned;
+
+use super::request::Head;
+use super::services::Services;
+use super::validate;
+use crate::kernel::{Error, ErrorCode, Origin, Principal};
+
+/// What a caller may do: permission names such as `users:read`; `users:*` and `*` stand for many.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Permissions(Vec<String>);
+
+impl Permissions {
+    #[must_use]
+    pub fn new(names: Vec<String>) -> Self {
+        Self(names)
+    }
+
+    /// Everything: what an operator may.
+    #[must_use]
+    pub fn all() -> Self {
+        Self(vec!["*".to_owned()])
+    }
+
+    #[must_use]
+    pub fn allows(&self, permission: &str) -> bool {
+        self.0.iter().any(|granted| match granted.strip_suffix('*') {
+            Some(prefix) => permission.starts_with(prefix),
+            None => granted == permission,
+        })
+    }
+}
+
+/// A connection that is to speak another protocol after the answer 101. Await it after answering.
+pub struct Upgrade(pub OnUpgrade);
+
+/// A request that passed authentication, limits and validation. `B` is the declared body.
+pub struct Call<B> {
+    pub services: Arc<Services>,
+    pub origin: Origin,
+    pub principal: Principal,
+    pub permissions: Permissions,
+    pub body: B,
+    pub head: Arc<Head>,
+    pub params: Params,
+}
+
+/// The values of the path's `{names}`, decoded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Params(pub(super) Vec<(&'static str, String)>);
+
+impl Params {
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(found, _)| *found == name).map(|(_, value)| value.as_str())
+    }
+}
+
+impl<B> Call<B> {
+    /// The value of `{name}` in the endpoint's path.
+    ///
+    /// # Panics
+    /// When the declared path has no such name: a mistake in the code that any call shows.
+    #[must_use]
+    pub fn param(&self, name: &str) -> &str {
+        self.params.get(name).expect("the endpoint's path declares the parameter")
+    }
+
+    /// The query as `T`; declare it with `Endpoint::query` too.
+    ///
+    /// # Errors
+    /// `invalid`, naming the parameter.
+    pub fn query<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        validate::form(self.head.query.as_bytes())
+    }
+
+    /// A request header as text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.header(name)
+    }
+
+    #[must_use]
+    pub fn if_match(&self) -> Option<&str> {
+        self.head.header("if-match")
+    }
+
+    /// The version that `If-Match` demands, for entities that check it themselves. `None`: any will do.
+    ///
+    /// # Errors
+    /// `precondition_failed` when it names tags that no version of ours has.
+    pub fn expected_version(&self) -> Result<Option<u64>, Error> {
+        let Some(sent) = self.if_match() else { return Ok(None) };
+        if sent.trim() == "*" {
+            return Ok(None);
+        }
+        let tag = sent.trim().strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        tag.and_then(|tag| tag.parse().ok()).map(Some).ok_or_else(stale)
+    }
+
+    /// Refuses when `If-Match` was sent and does not name `current` (RFC 9110 §13.1.1, strong comparison).
+    ///
+    /// # Errors
+    /// `precondition_failed`.
+    pub fn check_if_match(&self, current: u64) -> Result<(), Error> {
+        let Some(sent) = self.if_match() else { return Ok(()) };
+        let current = super::reply::etag(current);
+        if sent.split(',').map(str::trim).any(|tag| tag == "*" || tag == current) { Ok(()) } else { Err(stale()) }
+    }
+
+    /// The id of the user who calls.
+    ///
+    /// # Errors
+    /// `forbidden` when the caller is not a user but an operator, say.
+    pub fn user_id(&self) -> Result<&str, Error> {
+        self.principal.user_id().ok_or_else(|| Error::forbidden("This needs a user's access token."))
+    }
+
+    /// Whether the caller holds the permission.
+    #[must_use]
+    pub fn may(&self, permission: &str) -> bool {
+        self.permissions.allows(permission)
+    }
+
+    /// # Errors
+    /// `forbidden` when the caller does not hold the permission.
+    pub fn require(&self, permission: &str) -> Result<(), Error> {
+        if self.may(permission) {
+            return Ok(());
+        }
+        Err(Error::forbidden(format!("This needs the permission {permission}.")))
+    }
+
+    /// The same call with another body.
+    #[must_use]
+    pub fn with_body<C>(self, body: C) -> Call<C> {
+        let Self { services, origin, principal, permissions, head, params, .. } = self;
+        Call { services, origin, principal, permissions, body, head, params }
+    }
+}
+
+fn stale() -> Error {
+    Error::new(ErrorCode::PreconditionFailed, "The object has changed since; read it again.")
+}

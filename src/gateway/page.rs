@@ -1,0 +1,140 @@
+//! Lists: `?limit=&cursor=` in, `{"items": [...], "next_cursor": ...}` out. A cursor is opaque to the client.
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::{Ref, RefOr};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::kernel::Error;
+
+pub const DEFAULT_LIMIT: usize = 20;
+pub const MAX_LIMIT: usize = 100;
+
+/// The query of every list.
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PageQuery {
+    /// How many items to answer at most, 1 to 100; 20 when it is not given.
+    #[schema(minimum = 1, maximum = 100)]
+    pub limit: Option<u16>,
+    /// `next_cursor` of the page before.
+    #[schema(max_length = 1024)]
+    pub cursor: Option<String>,
+}
+
+impl PageQuery {
+    /// # Errors
+    /// `invalid` when `limit` is not between 1 and 100.
+    pub fn limit(&self) -> Result<usize, Error> {
+        match self.limit {
+            None => Ok(DEFAULT_LIMIT),
+            Some(limit) if (1..=MAX_LIMIT).contains(&usize::from(limit)) => Ok(usize::from(limit)),
+            Some(_) => Err(Error::invalid("/limit", format!("must be between 1 and {MAX_LIMIT}"))),
+        }
+    }
+
+    /// The key after which the page starts.
+    ///
+    /// # Errors
+    /// `invalid` when the cursor was not made by [`cursor`].
+    pub fn after(&self) -> Result<Option<Vec<u8>>, Error> {
+        let Some(cursor) = &self.cursor else { return Ok(None) };
+        let bad = || Error::invalid("/cursor", "is not a cursor of this list");
+        if cursor.len() > 1024 {
+            return Err(bad());
+        }
+        URL_SAFE_NO_PAD.decode(cursor).map(Some).map_err(|_| bad())
+    }
+}
+
+/// The opaque form of a key for `next_cursor`.
+#[must_use]
+pub fn cursor(key: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(key)
+}
+
+/// One page of a list.
+#[derive(Debug, Clone, Serialize)]
+pub struct List<T> {
+    pub items: Vec<T>,
+    /// Where the next page starts; `null` on the last page.
+    pub next_cursor: Option<String>,
+}
+
+impl<T> List<T> {
+    /// A page of at most `limit` of `found`, each item with its key. Ask the store for `limit + 1` of them: the one
+    /// too many only says that there is another page.
+    #[must_use]
+    pub fn page(found: Vec<(Vec<u8>, T)>, limit: usize) -> Self {
+        let more = found.len() > limit;
+        let mut items = Vec::with_capacity(found.len().min(limit));
+        let mut last = None;
+        for (key, item) in found.into_iter().take(limit) {
+            items.push(item);
+            last = Some(key);
+        }
+        Self { items, next_cursor: last.filter(|_| more).map(|key| cursor(&key)) }
+    }
+
+    /// The only page of a short list.
+    #[must_use]
+    pub fn whole(items: Vec<T>) -> Self {
+        Self { items, next_cursor: None }
+    }
+}
+
+impl<T: ToSchema> PartialSchema for List<T> {
+    fn schema() -> RefOr<Schema> {
+        let items = Ref::from_schema_name(T::name());
+        let cursor = ObjectBuilder::new()
+            .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
+            .description(Some("Where the next page starts; null on the last page."));
+        ObjectBuilder::new()
+            .property("items", ArrayBuilder::new().items(items))
+            .property("next_cursor", cursor)
+            .required("items")
+            .required("next_cursor")
+            .into()
+    }
+}
+
+impl<T: ToSchema> ToSchema for List<T> {
+    fn name() -> Cow<'static, str> {
+        Cow::Owned(format!("{}List", T::name()))
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((T::name().into_owned(), T::schema()));
+        T::schemas(schemas);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_ends_where_the_next_begins() {
+        let found = |n: u8| (0..n).map(|i| (vec![i], i)).collect::<Vec<_>>();
+        let full = List::page(found(3), 2);
+        assert_eq!(full.items, [0, 1]);
+        let next = PageQuery { limit: None, cursor: full.next_cursor };
+        assert_eq!(next.after(), Ok(Some(vec![1])));
+        assert_eq!(List::page(found(2), 2).next_cursor, None);
+        assert_eq!(List::page(found(0), 2).next_cursor, None);
+    }
+
+    #[test]
+    fn bounds_and_forged_cursors_are_refused() {
+        let query = |limit, cursor: Option<&str>| PageQuery { limit, cursor: cursor.map(str::to_owned) };
+        assert_eq!(query(None, None).limit(), Ok(20));
+        assert_eq!(query(Some(100), None).limit(), Ok(100));
+        assert!(query(Some(0), None).limit().is_err());
+        assert!(query(Some(101), None).limit().is_err());
+        assert!(query(None, Some("not base64!")).after().is_err());
+    }
+}

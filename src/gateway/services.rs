@@ -1,0 +1,12 @@
+//! What handlers may use: one field per service, composed by the node.
+
+use std::sync::Arc;
+
+use crate::kernel::Clock;
+use crate::settings::Settings;
+
+/// The handles of everything behind the gateway. Composed once, shared by every request.
+pub struct Services {
+    pub settings: Arc<Settings>,
+    pub clock: Arc<dyn Clock>,
+}
