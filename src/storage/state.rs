@@ -1,3 +1,0 @@
-//! The applied state of one shard.
-
-pub struct ShardState;
