@@ -11,3 +11,4 @@ pub mod kernel;
 pub mod providers;
 pub mod settings;
 pub mod storage;
+pub mod telemetry;

@@ -1,1 +1,16 @@
-fn main() {}
+//! The binary: reads the command line and hands over. Everything else is in the library and in `cli`.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    // Before any TLS: with two providers linked, rustls refuses to choose one.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        eprintln!("construct: another TLS provider is installed already");
+        return ExitCode::FAILURE;
+    }
+    cli::run(cli::Cli::parse())
+}

@@ -1,0 +1,98 @@
+//! The client of a node's admin endpoint.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use construct::kernel::Secret;
+use serde_json::Value;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where the admin endpoint is and what opens it.
+#[derive(Debug, Clone, Args)]
+pub struct AdminArgs {
+    /// The admin endpoint of any member
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8081", global = true)]
+    admin: String,
+    /// File with the administrator token; a node writes it at first start
+    #[arg(long, value_name = "FILE", default_value = "./data/admin-token", global = true)]
+    token_file: PathBuf,
+    /// Print JSON instead of a table
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// Why the admin endpoint did not answer as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    #[error("cannot read the administrator token {}: {source}\nA node writes it into its data directory at first start; name it with --token-file.", path.display())]
+    Token { path: PathBuf, source: std::io::Error },
+    #[error("--admin {url}: {detail}")]
+    Url { url: String, detail: String },
+    #[error("cannot reach {url}: {detail}\nIs the node running there? Name its admin endpoint with --admin.")]
+    Unreachable { url: String, detail: String },
+    #[error("{url} answered {status}: {detail}")]
+    Refused { url: String, status: u16, detail: String },
+    #[error("{url} did not answer with JSON: {detail}")]
+    Unreadable { url: String, detail: String },
+}
+
+/// An open client.
+#[derive(Debug)]
+pub struct Admin {
+    base: String,
+    token: Secret<String>,
+    client: reqwest::Client,
+}
+
+impl Admin {
+    pub fn open(args: &AdminArgs) -> Result<Self, AdminError> {
+        let base = args.admin.trim_end_matches('/').to_owned();
+        let url = |detail: String| AdminError::Url { url: base.clone(), detail };
+        if !base.starts_with("http://") && !base.starts_with("https://") {
+            return Err(url("expected http://HOST:PORT or https://HOST:PORT".to_owned()));
+        }
+        let client = reqwest::Client::builder().timeout(TIMEOUT).build().map_err(|e| url(e.to_string()))?;
+        Ok(Self { token: read_token(&args.token_file)?, base, client })
+    }
+
+    /// GETs a path of the admin endpoint.
+    pub async fn get(&self, path: &str) -> Result<Value, AdminError> {
+        let url = format!("{}{path}", self.base);
+        let request = self.client.get(&url).bearer_auth(self.token.expose());
+        let unreachable = |e: reqwest::Error| AdminError::Unreachable { url: url.clone(), detail: root_cause(&e) };
+        let response = request.send().await.map_err(unreachable)?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(unreachable)?;
+        let json = serde_json::from_slice::<Value>(&body);
+        if !status.is_success() {
+            let problem = json.ok().and_then(|p| p["detail"].as_str().map(str::to_owned));
+            let detail = problem.unwrap_or_else(|| status.canonical_reason().unwrap_or("no reason given").to_owned());
+            return Err(AdminError::Refused { url, status: status.as_u16(), detail });
+        }
+        json.map_err(|e| AdminError::Unreadable { url, detail: e.to_string() })
+    }
+}
+
+fn read_token(path: &Path) -> Result<Secret<String>, AdminError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Secret::new(text.trim().to_owned())),
+        Err(source) => Err(AdminError::Token { path: path.to_owned(), source }),
+    }
+}
+
+/// The innermost reason, such as "Connection refused"; the outer ones repeat the URL.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// Runs a client's command on a small runtime of its own.
+pub fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(future))
+}

@@ -1,0 +1,121 @@
+//! The command line. Each subcommand is a file; this one says what there is and how a command ends.
+
+mod admin;
+mod cluster;
+mod print;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use construct::settings::{Layers, SettingsError};
+
+use admin::AdminError;
+
+const EXAMPLES: &str = "\
+Examples:
+  construct config print                       every setting, as it would take effect
+  construct cluster status                     how the running node is
+
+Settings: embedded defaults < --config FILE < CONSTRUCT__SECTION__KEY environment < flags.
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 the node cannot be reached or refuses, 4 verification failed.";
+
+/// Identity, billing, notifications, compliance and an API gateway, as supervised durable actors in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "construct", version, after_help = EXAMPLES, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Look at a running cluster, over the admin endpoint
+    #[command(subcommand, after_help = cluster::EXAMPLES)]
+    Cluster(cluster::ClusterCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the effective configuration as TOML, secrets redacted
+    Print(NodeArgs),
+}
+
+/// Which node this is; the uppermost layer of its configuration.
+#[derive(Debug, Clone, Args)]
+pub struct NodeArgs {
+    /// TOML file laid over the embedded defaults; see config/default.toml for every key
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Id of this node, unique in the cluster [node.id]
+    #[arg(long, value_name = "N")]
+    node_id: Option<String>,
+    /// Directory of everything this node keeps [node.data_dir]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// Member of a cluster to join; may be given several times [cluster.join]
+    #[arg(long, value_name = "HOST:PORT")]
+    join: Vec<String>,
+}
+
+impl NodeArgs {
+    fn layers(&self) -> Layers {
+        let join = (!self.join.is_empty()).then(|| self.join.join(","));
+        Layers::from_process(self.config.clone())
+            .flag("--node-id", "node.id", self.node_id.clone())
+            .flag("--data-dir", "node.data_dir", self.data_dir.clone())
+            .flag("--join", "cluster.join", join)
+    }
+}
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error("{0:#}")]
+    Failed(#[from] anyhow::Error),
+}
+
+impl CliError {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Failed(_) => ExitCode::from(1),
+            Self::Settings(_) => ExitCode::from(2),
+            Self::Admin(_) => ExitCode::from(3),
+        }
+    }
+}
+
+/// Runs the command and says how it ended.
+pub fn run(cli: Cli) -> ExitCode {
+    let done = match cli.command {
+        Command::Config(ConfigCommand::Print(node)) => print::run(&node),
+        Command::Cluster(command) => cluster::run(&command),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("construct: {error}");
+            error.exit_code()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

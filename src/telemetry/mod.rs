@@ -1,0 +1,118 @@
+//! What a node says about itself: logs to standard error, metrics for Prometheus.
+//!
+//! Every log line passes [`redact`] on its way out, as the last line of defence: the first is the `Secret` type.
+//! Deliberately absent: a metrics listener of its own; the admin endpoint serves [`render_metrics`].
+
+mod process;
+mod redact;
+
+use std::io::{self, Write};
+use std::sync::OnceLock;
+
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::settings::{LogFormat, Telemetry};
+
+pub use redact::redact;
+
+/// Seconds; the bounds of every histogram whose name ends in `_seconds`.
+const LATENCY_BUCKETS: [f64; 14] =
+    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Counts and bytes; the bounds of every other histogram.
+const SIZE_BUCKETS: [f64; 9] = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 65_536.0, 1_048_576.0];
+
+static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Why telemetry could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    #[error("another log subscriber is installed already")]
+    LogsTaken,
+    #[error("telemetry.log_level: {0}")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    #[error("the metrics recorder cannot be installed: {0}")]
+    Metrics(#[from] BuildError),
+}
+
+/// Starts logs and metrics of this process. Once.
+///
+/// # Errors
+/// [`TelemetryError`] when called twice or when the filter cannot be read.
+pub fn start(settings: &Telemetry) -> Result<(), TelemetryError> {
+    let filter = EnvFilter::try_new(&settings.log_level)?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Redacted);
+    match settings.log_format {
+        LogFormat::Text => builder.with_ansi(false).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    }
+    .map_err(|_| TelemetryError::LogsTaken)?;
+    let handle = recorder()?.install_recorder()?;
+    // A second start was refused above, so nobody set it before.
+    let _ = METRICS.set(handle);
+    process::describe();
+    Ok(())
+}
+
+fn recorder() -> Result<PrometheusBuilder, BuildError> {
+    PrometheusBuilder::new()
+        .set_buckets(&SIZE_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &LATENCY_BUCKETS)
+}
+
+/// All metrics in the Prometheus text format; empty before [`start`].
+#[must_use]
+pub fn render_metrics() -> String {
+    let Some(handle) = METRICS.get() else { return String::new() };
+    process::sample();
+    handle.run_upkeep();
+    handle.render()
+}
+
+/// Standard error, with every line redacted.
+struct Redacted;
+
+impl<'a> MakeWriter<'a> for Redacted {
+    type Writer = Redacted;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Redacted
+    }
+}
+
+impl Write for Redacted {
+    /// The subscriber hands over one whole line at a time.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        io::stderr().lock().write_all(redact(&text).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().lock().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histograms_have_buckets_and_process_metrics_are_there() {
+        let recorder = recorder().expect("valid buckets").build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            metrics::histogram!("command_seconds").record(0.003);
+            metrics::histogram!("batch_commands").record(3.0);
+            process::describe();
+            process::sample();
+        });
+        let text = handle.render();
+        assert!(text.contains("command_seconds_bucket{le=\"0.005\"} 1"), "{text}");
+        assert!(text.contains("batch_commands_bucket{le=\"4\"} 1"), "{text}");
+        for name in ["process_resident_memory_bytes", "process_open_fds", "process_threads", "process_cpu_seconds"] {
+            assert!(text.lines().any(|line| line.starts_with(name)), "{name} in {text}");
+        }
+    }
+}
