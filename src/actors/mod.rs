@@ -1,6 +1,7 @@
 //! Everything durable, as supervised actors: the runtime and the entities of each service.
 
 pub mod billing;
+pub mod catalogue;
 pub mod compliance;
 pub mod identity;
 pub mod notifications;

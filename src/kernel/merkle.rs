@@ -221,11 +221,14 @@ pub fn verify_consistency(
     if old > new || (proof.is_empty() != (old == 0 || old == new)) {
         return Err(ProofError::Shape);
     }
+    if old == new && old_root != new_root {
+        return Err(ProofError::Mismatch);
+    }
     if old == 0 {
         return same(*old_root == empty_root());
     }
     if old == new {
-        return same(old_root == new_root);
+        return Ok(());
     }
     let (first, rest) = if old.is_power_of_two() { (old_root, proof) } else { (&proof[0], &proof[1..]) };
     let (mut position, mut last) = (old - 1, new - 1);

@@ -1,1 +1,4 @@
-//! Audit log, keyring, export and erasure.
+//! Security and compliance: data keys per person, the audit log, erasure, consents.
+
+pub mod keyring;
+pub mod sealer;

@@ -150,7 +150,7 @@ impl Inner {
         }
     }
 
-    fn timer(&self, entity: &EntityId, name: &str) -> Result<Option<Timestamp>, StateError> {
+    pub(super) fn timer(&self, entity: &EntityId, name: &str) -> Result<Option<Timestamp>, StateError> {
         let key = keys::timer(entity, name);
         self.layers.get(&key)?.map(|stored| records::decode_time(&key, &stored)).transpose()
     }

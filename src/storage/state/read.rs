@@ -67,6 +67,14 @@ impl ShardState {
         Ok(due)
     }
 
+    /// When this timer of an entity is due, if it is set.
+    ///
+    /// # Errors
+    /// [`StateError`] when stored bytes cannot be read.
+    pub fn timer(&self, entity: &EntityId, name: &str) -> Result<Option<Timestamp>, StateError> {
+        self.read()?.timer(entity, name)
+    }
+
     /// When the earliest timer is due.
     ///
     /// # Errors

@@ -1,0 +1,10 @@
+//! Every entity kind of the product, one line each.
+
+use super::runtime::clock::VirtualClock;
+use super::runtime::kinds::Kind;
+
+/// All kinds a node serves.
+#[must_use]
+pub fn kinds() -> Vec<Kind> {
+    vec![Kind::of::<VirtualClock>()]
+}

@@ -1,0 +1,172 @@
+//! Where data keys come from: the person's keyring, unwrapped by the key service, and a bounded memory of them.
+//!
+//! Architecture invariants: an unwrapped key is only ever in memory and zeroized when forgotten; a key forgotten while
+//! it was being fetched is not remembered; the memory is bounded, so that a million people cost what a few thousand
+//! cost. Two callers that make a person's first key at once get the same one: the keyring takes the first.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use async_trait::async_trait;
+use ring::rand::{SecureRandom, SystemRandom};
+use zeroize::Zeroizing;
+
+use super::keyring::{Command, Reply};
+use crate::actors::runtime::sealer::Sealer;
+use crate::kernel::{Error, ErrorCode};
+use crate::providers::keys::{KeyError, KeyWrapper};
+use crate::storage::seal::DataKey;
+
+/// How the sealer reaches keyrings: the router in the product, a map in tests.
+#[async_trait]
+pub trait Keyrings: Send + Sync + 'static {
+    /// Asks `keyring/<user_id>`; linearizable.
+    ///
+    /// # Errors
+    /// The keyring's refusal, or `unavailable`.
+    async fn ask(&self, user_id: &str, command: Command) -> Result<Reply, Error>;
+}
+
+/// The [`Sealer`] of the product.
+pub struct KeyringSealer {
+    keys: Arc<dyn KeyWrapper>,
+    /// Set once the router exists, which itself needs the sealer.
+    keyrings: OnceLock<Arc<dyn Keyrings>>,
+    cache: Mutex<KeyCache>,
+}
+
+impl KeyringSealer {
+    /// Remembers up to `capacity` unwrapped keys. Answers `unavailable` until [`KeyringSealer::connect`] is called.
+    #[must_use]
+    pub fn new(keys: Arc<dyn KeyWrapper>, capacity: usize) -> Self {
+        Self { keys, keyrings: OnceLock::new(), cache: Mutex::new(KeyCache::new(capacity)) }
+    }
+
+    /// Gives the sealer its way to the keyrings. Later calls change nothing.
+    pub fn connect(&self, keyrings: Arc<dyn Keyrings>) {
+        let _ = self.keyrings.set(keyrings);
+    }
+
+    /// Forgets the person's key, also one that is being fetched right now. Called when a keyring was erased.
+    pub fn forget(&self, user_id: &str) {
+        self.cache().forget(user_id);
+    }
+
+    fn cache(&self) -> MutexGuard<'_, KeyCache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keyrings(&self) -> Result<&Arc<dyn Keyrings>, Error> {
+        self.keyrings.get().ok_or_else(|| Error::unavailable("The node is still starting."))
+    }
+
+    /// The key as the keyring has it; `None` when it has none, with whether one may be made.
+    async fn fetch(&self, user_id: &str) -> Result<Fetched, Error> {
+        match self.keyrings()?.ask(user_id, Command::Get).await? {
+            Reply::Held(wrapped) => {
+                let key = self.keys.unwrap(user_id, &wrapped).await.map_err(|error| failed(user_id, &error))?;
+                Ok(Fetched::Key(DataKey::new(*key)))
+            }
+            Reply::Erased { .. } => Ok(Fetched::Erased),
+            Reply::Absent | Reply::Accepted => Ok(Fetched::Absent),
+        }
+    }
+
+    /// Makes the person's first key. `None`: another caller was first, or the person was erased meanwhile.
+    async fn make(&self, user_id: &str) -> Result<Option<DataKey>, Error> {
+        let mut key = Zeroizing::new([0; 32]);
+        SystemRandom::new().fill(key.as_mut()).map_err(|_| Error::internal())?;
+        let wrapped = self.keys.wrap(user_id, &key).await.map_err(|error| failed(user_id, &error))?;
+        match self.keyrings()?.ask(user_id, Command::Create { wrapped }).await {
+            Ok(_) => Ok(Some(DataKey::new(*key))),
+            Err(error) if matches!(error.code, ErrorCode::Conflict | ErrorCode::Gone) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+enum Fetched {
+    Key(DataKey),
+    Absent,
+    Erased,
+}
+
+#[async_trait]
+impl Sealer for KeyringSealer {
+    async fn key(&self, subject: &str, create: bool) -> Result<Option<DataKey>, Error> {
+        let generation = {
+            let mut cache = self.cache();
+            if let Some(key) = cache.get(subject) {
+                return Ok(Some(key));
+            }
+            cache.generation
+        };
+        let key = match self.fetch(subject).await? {
+            Fetched::Key(key) => key,
+            Fetched::Erased => return Ok(None),
+            Fetched::Absent if !create => return Ok(None),
+            Fetched::Absent => match self.make(subject).await? {
+                Some(key) => key,
+                None => match self.fetch(subject).await? {
+                    Fetched::Key(key) => key,
+                    Fetched::Absent | Fetched::Erased => return Ok(None),
+                },
+            },
+        };
+        self.cache().put(subject, &key, generation);
+        Ok(Some(key))
+    }
+}
+
+fn failed(user_id: &str, error: &KeyError) -> Error {
+    tracing::error!(user_id, %error, "the data key of a person cannot be used");
+    Error::internal()
+}
+
+/// Unwrapped keys in two generations: what is used moves to the young one; when that is full, the old one goes.
+/// So it holds at most `capacity` keys and every key used within the last `capacity / 2` is among them.
+struct KeyCache {
+    half: usize,
+    young: HashMap<String, DataKey>,
+    old: HashMap<String, DataKey>,
+    /// Raised by every [`KeyCache::forget`]; a key fetched under another generation is not remembered.
+    generation: u64,
+}
+
+impl KeyCache {
+    fn new(capacity: usize) -> Self {
+        Self { half: (capacity / 2).max(1), young: HashMap::new(), old: HashMap::new(), generation: 0 }
+    }
+
+    fn get(&mut self, user_id: &str) -> Option<DataKey> {
+        if let Some(key) = self.young.get(user_id) {
+            return Some(key.clone());
+        }
+        let key = self.old.remove(user_id)?;
+        self.insert(user_id, key.clone());
+        Some(key)
+    }
+
+    fn put(&mut self, user_id: &str, key: &DataKey, generation: u64) {
+        if generation == self.generation {
+            self.insert(user_id, key.clone());
+        }
+    }
+
+    fn insert(&mut self, user_id: &str, key: DataKey) {
+        if self.young.len() >= self.half {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(user_id.to_owned(), key);
+    }
+
+    fn forget(&mut self, user_id: &str) {
+        self.generation += 1;
+        self.young.remove(user_id);
+        self.old.remove(user_id);
+    }
+}
+
+#[cfg(test)]
+#[path = "sealer_tests.rs"]
+mod tests;

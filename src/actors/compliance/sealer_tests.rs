@@ -1,0 +1,120 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::super::keyring::Keyring;
+use super::*;
+use crate::actors::runtime::testing::Given;
+use crate::providers::keys::FileKeys;
+
+/// Real keyrings in a map, without the runtime. Counts questions; `on_get` runs after an answer was taken.
+#[derive(Default)]
+struct InMemory {
+    keyrings: Mutex<HashMap<String, Given<Keyring>>>,
+    asked: AtomicUsize,
+    on_get: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+#[async_trait]
+impl Keyrings for InMemory {
+    async fn ask(&self, user_id: &str, command: Command) -> Result<Reply, Error> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let is_get = command == Command::Get;
+        let answer = {
+            let mut keyrings = self.keyrings.lock().expect("not poisoned");
+            let given = keyrings.entry(user_id.to_owned()).or_insert_with(|| Given::new(user_id));
+            given.when(command).map(|decision| decision.reply)
+        };
+        if let Some(action) = self.on_get.lock().expect("not poisoned").take_if(|_| is_get) {
+            action();
+        }
+        answer
+    }
+}
+
+struct Fixture {
+    _directory: tempfile::TempDir,
+    keyrings: Arc<InMemory>,
+    sealer: Arc<KeyringSealer>,
+}
+
+fn fixture(capacity: usize) -> Fixture {
+    let directory = tempfile::tempdir().expect("a directory");
+    let keys = Arc::new(FileKeys::open(directory.path()).expect("keys"));
+    let (keyrings, sealer) = (Arc::new(InMemory::default()), Arc::new(KeyringSealer::new(keys, capacity)));
+    sealer.connect(Arc::clone(&keyrings) as Arc<dyn Keyrings>);
+    Fixture { _directory: directory, keyrings, sealer }
+}
+
+impl Fixture {
+    async fn key(&self, user_id: &str, create: bool) -> Option<[u8; 32]> {
+        self.sealer.key(user_id, create).await.expect("answered").map(|key| *key.expose())
+    }
+
+    fn asked(&self) -> usize {
+        self.keyrings.asked.load(Ordering::Relaxed)
+    }
+}
+
+#[tokio::test]
+async fn one_key_per_person_and_none_without_being_asked_to_make_it() {
+    let fixture = fixture(8);
+    assert_eq!(fixture.key("usr_a", false).await, None);
+    let first = fixture.key("usr_a", true).await.expect("made");
+    let asked = fixture.asked();
+    assert_eq!(fixture.key("usr_a", false).await, Some(first));
+    assert_eq!(fixture.asked(), asked, "a remembered key costs nothing");
+    fixture.sealer.forget("usr_a");
+    assert_eq!(fixture.key("usr_a", true).await, Some(first), "the keyring still has it");
+    assert_ne!(fixture.key("usr_b", true).await, Some(first));
+}
+
+#[tokio::test]
+async fn after_erasure_nothing_opens_and_nothing_is_made() {
+    let fixture = fixture(8);
+    fixture.key("usr_a", true).await.expect("made");
+    fixture.keyrings.ask("usr_a", Command::Erase).await.expect("erased");
+    fixture.sealer.forget("usr_a");
+    assert_eq!(fixture.key("usr_a", false).await, None);
+    assert_eq!(fixture.key("usr_a", true).await, None);
+}
+
+#[tokio::test]
+async fn a_key_forgotten_while_it_was_fetched_is_not_remembered() {
+    let fixture = fixture(8);
+    fixture.key("usr_a", true).await.expect("made");
+    fixture.sealer.forget("usr_a");
+    let (sealer, keyrings) = (Arc::clone(&fixture.sealer), Arc::clone(&fixture.keyrings));
+    *fixture.keyrings.on_get.lock().expect("not poisoned") = Some(Box::new(move || {
+        let mut keyrings = keyrings.keyrings.lock().expect("not poisoned");
+        keyrings.get_mut("usr_a").expect("there").when(Command::Erase).expect("erased");
+        sealer.forget("usr_a");
+    }));
+    fixture.key("usr_a", false).await.expect("it was read before the erasure");
+    assert_eq!(fixture.key("usr_a", false).await, None, "and not remembered after it");
+}
+
+#[tokio::test]
+async fn callers_that_race_for_the_first_key_get_the_same_one() {
+    let fixture = fixture(8);
+    let rival = Arc::clone(&fixture.sealer.keys).wrap("usr_a", &[9; 32]).await.expect("wrapped");
+    let keyrings = Arc::clone(&fixture.keyrings);
+    *fixture.keyrings.on_get.lock().expect("not poisoned") = Some(Box::new(move || {
+        let mut keyrings = keyrings.keyrings.lock().expect("not poisoned");
+        let create = Command::Create { wrapped: rival };
+        keyrings.get_mut("usr_a").expect("there").when(create).expect("created");
+    }));
+    assert_eq!(fixture.key("usr_a", true).await, Some([9; 32]));
+}
+
+#[tokio::test]
+async fn the_memory_is_bounded_and_keeps_what_is_used() {
+    let fixture = fixture(8);
+    for number in 0..100 {
+        fixture.key(&format!("usr_{number}"), true).await.expect("made");
+        fixture.key("usr_0", true).await.expect("remembered or fetched");
+        let cache = fixture.sealer.cache();
+        assert!(cache.young.len() + cache.old.len() <= 8);
+        assert!(cache.young.contains_key("usr_0"));
+    }
+    let unconnected = KeyringSealer::new(Arc::clone(&fixture.sealer.keys), 8);
+    assert_eq!(unconnected.key("usr_a", true).await.err().map(|error| error.code), Some(ErrorCode::Unavailable));
+}

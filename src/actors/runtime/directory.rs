@@ -1,0 +1,109 @@
+//! The live actors of one shard: handles by entity, and the vital signs that passivation and operators look at.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, RwLock};
+
+use ractor::ActorRef;
+
+use super::message::EntityMessage;
+use crate::kernel::EntityId;
+
+/// What is known of a live actor from outside. Written by it and its callers, read by the sweep.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    /// Requests in the mailbox.
+    pub depth: AtomicUsize,
+    /// Batches proposed and not yet durable.
+    pub in_flight: AtomicUsize,
+    /// Milliseconds on the shard's monotonic clock.
+    pub last_used_ms: AtomicU64,
+    /// Estimate of the state's size.
+    pub bytes: AtomicUsize,
+}
+
+impl Vitals {
+    /// Whether the actor can be let go without a request noticing.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.depth.load(Ordering::Acquire) == 0 && self.in_flight.load(Ordering::Acquire) == 0
+    }
+}
+
+/// How to reach a live actor.
+#[derive(Clone)]
+pub struct Handle {
+    pub actor: ActorRef<EntityMessage>,
+    pub vitals: Arc<Vitals>,
+}
+
+/// A live ractor actor costs about this much beside its state.
+const ACTOR_BYTES: usize = 11 << 10;
+
+/// Handles of the live actors of one shard.
+#[derive(Default)]
+pub struct Directory {
+    handles: RwLock<HashMap<EntityId, Handle>>,
+}
+
+impl Directory {
+    #[must_use]
+    pub fn get(&self, id: &EntityId) -> Option<Handle> {
+        self.handles.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(id).cloned()
+    }
+
+    pub fn insert(&self, id: EntityId, handle: Handle) {
+        self.handles.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(id, handle);
+    }
+
+    /// Removes the handle if it still is that of this actor.
+    pub fn remove(&self, id: &EntityId, actor: ractor::ActorId) {
+        let mut handles = self.handles.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if handles.get(id).is_some_and(|handle| handle.actor.get_id() == actor) {
+            handles.remove(id);
+        }
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.handles.read().unwrap_or_else(std::sync::PoisonError::into_inner).len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A copy of all handles, for listings.
+    #[must_use]
+    pub fn list(&self) -> Vec<(EntityId, Handle)> {
+        let handles = self.handles.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        handles.iter().map(|(id, handle)| (id.clone(), handle.clone())).collect()
+    }
+
+    /// Takes out what should be passivated: idle since before `cutoff_ms`, and then the least recently used until the
+    /// rest fits `budget_bytes`. Actors with work under way stay.
+    #[must_use]
+    pub fn passivate(&self, cutoff_ms: u64, budget_bytes: usize) -> Vec<Handle> {
+        let mut idle: Vec<(u64, usize, EntityId, Handle)> = Vec::new();
+        let mut total = 0;
+        for (id, handle) in self.list() {
+            let bytes = ACTOR_BYTES + handle.vitals.bytes.load(Ordering::Relaxed);
+            total += bytes;
+            if handle.vitals.is_idle() {
+                idle.push((handle.vitals.last_used_ms.load(Ordering::Relaxed), bytes, id, handle));
+            }
+        }
+        idle.sort_unstable_by_key(|(last_used, ..)| *last_used);
+        let mut taken = Vec::new();
+        for (last_used, bytes, id, handle) in idle {
+            if last_used >= cutoff_ms && total <= budget_bytes {
+                break;
+            }
+            total = total.saturating_sub(bytes);
+            self.remove(&id, handle.actor.get_id());
+            taken.push(handle);
+        }
+        taken
+    }
+}

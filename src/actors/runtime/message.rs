@@ -1,0 +1,67 @@
+//! What an entity actor is sent, and what it answers.
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+
+use crate::kernel::{DedupeKey, Error, Origin, Outcome, Timestamp};
+
+/// What is asked of an entity.
+#[derive(Debug, Clone)]
+pub enum Work {
+    /// An encoded command of the entity's kind.
+    Command(Vec<u8>),
+    /// A timer of the entity came due.
+    Timer { name: String, due: Timestamp },
+    /// The effect in outbox record `number` ended.
+    Outcome { number: u64, tag: String, outcome: Outcome },
+}
+
+/// One request in an entity's mailbox.
+pub struct Request {
+    pub work: Work,
+    pub origin: Origin,
+    pub dedupe: Option<DedupeKey>,
+    pub reply: oneshot::Sender<Result<Answer, Failure>>,
+    /// Held until the reply is sent: admission counts what is in flight, not only what is queued.
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// The encoded reply, and what the caller must still wait for before it may look at it.
+pub struct Answer {
+    pub reply: Vec<u8>,
+    pub standing: Standing,
+}
+
+/// How firm an answer is.
+pub enum Standing {
+    /// Committed and applied (or remembered from before).
+    Durable,
+    /// A query, which saw the state at `sequence`: valid once that is durable and the read barrier passed.
+    Read { sequence: u64, durable: watch::Receiver<Durable> },
+    /// The timer or outcome means nothing to the entity; nothing was written.
+    Stale,
+}
+
+/// How far an entity's speculative state is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Durable {
+    pub sequence: u64,
+    /// A commit failed: the speculative state was wrong and the actor is being replaced.
+    pub failed: bool,
+}
+
+/// Why a request was not answered.
+pub enum Failure {
+    /// The caller is to hear this.
+    Refused(Error),
+    /// Nothing was done and the actor is being replaced: the request may be sent again.
+    Reset,
+}
+
+/// The mailbox type of every entity actor, whatever its kind.
+pub enum EntityMessage {
+    Deliver(Box<Request>),
+    /// A batch of this actor did not commit as decided; its state is not to be trusted.
+    CommitFailed,
+}
+
+impl ractor::Message for EntityMessage {}

@@ -1,0 +1,259 @@
+//! The outbox of one shard: effects that were committed and now have to happen.
+//!
+//! One task reads the shard's outbox records in order and keeps a queue for each (source, target), so that what one
+//! entity sends to another arrives in the order it was decided. Heads of queues are delivered concurrently, within a
+//! bound for each family: a stuck provider holds up only its own. How one record is delivered, and what its end means,
+//! is [`delivery`]'s.
+//!
+//! Architecture invariant: only the leader of the shard runs its outbox, and a record leaves it only by a committed
+//! batch of its source (which learned the outcome) or a committed settlement.
+
+pub mod delivery;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use metrics::gauge;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::delivery::{Attempt, Courier};
+use super::router::Router;
+use super::shard::Shard;
+use crate::kernel::{EntityId, OutboxRecord, ProviderKind, Target};
+use crate::providers::Provider;
+
+/// Records known to the scheduler at once (not their payloads); the rest waits in the state store.
+const WINDOW: usize = 50_000;
+const PAGE: usize = 512;
+
+/// What holds each other up: a bound on concurrency applies to each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Family {
+    Entity,
+    Provider(ProviderKind),
+}
+
+/// What keeps its order.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Lane {
+    source: EntityId,
+    target: Destination,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Destination {
+    Entity(EntityId),
+    Provider(ProviderKind),
+}
+
+impl Lane {
+    fn of(record: &OutboxRecord) -> Self {
+        let target = match &record.target {
+            Target::Entity(id) => Destination::Entity(id.clone()),
+            Target::Provider(kind) => Destination::Provider(*kind),
+        };
+        Self { source: record.source.clone(), target }
+    }
+
+    fn family(&self) -> Family {
+        match &self.target {
+            Destination::Entity(_) => Family::Entity,
+            Destination::Provider(kind) => Family::Provider(*kind),
+        }
+    }
+}
+
+/// The outbox task of one shard.
+pub struct Outbox {
+    shard: Arc<Shard>,
+    courier: Arc<Courier>,
+    /// Queues that could go on now, or are going on.
+    busy: AtomicUsize,
+    read_up_to: AtomicU64,
+}
+
+/// The scheduler's memory, owned by its task.
+#[derive(Default)]
+struct Schedule {
+    queues: HashMap<Lane, VecDeque<u64>>,
+    known: usize,
+    ready: HashMap<Family, VecDeque<Lane>>,
+    running: HashMap<Family, usize>,
+    in_progress: HashSet<Lane>,
+    later: BTreeMap<(Instant, u64), Lane>,
+    /// Failed attempts of the head of a lane.
+    attempts: HashMap<u64, u32>,
+}
+
+impl Outbox {
+    #[must_use]
+    pub fn new(shard: Arc<Shard>, router: Router, providers: BTreeMap<ProviderKind, Arc<dyn Provider>>) -> Self {
+        let courier = Arc::new(Courier::new(Arc::clone(&shard), router, providers));
+        Self { shard, courier, busy: AtomicUsize::new(0), read_up_to: AtomicU64::new(0) }
+    }
+
+    /// Whether every record is delivered or waits for a retry.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let head = self.shard.parts.log.state().applied().borrow().outbox_head;
+        self.busy.load(Ordering::Acquire) == 0 && self.read_up_to.load(Ordering::Acquire) >= head
+    }
+
+    /// Delivers until the runtime stops.
+    pub async fn run(self: Arc<Self>, stopping: CancellationToken) {
+        let mut applied = self.shard.parts.log.state().applied();
+        let mut schedule = Schedule::default();
+        let (report, mut reports) = mpsc::unbounded_channel();
+        loop {
+            applied.mark_unchanged();
+            self.read(&mut schedule);
+            schedule.wake(Instant::now());
+            self.dispatch(&mut schedule, &report, &stopping);
+            self.publish(&schedule);
+            let next = schedule.later.keys().next().map(|(at, _)| *at);
+            let sleep = async move {
+                match next {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = sleep => {}
+                finished = reports.recv() => {
+                    if let Some((lane, number, attempt)) = finished {
+                        schedule.finished(lane, number, attempt);
+                    }
+                    while let Ok((lane, number, attempt)) = reports.try_recv() {
+                        schedule.finished(lane, number, attempt);
+                    }
+                }
+                changed = applied.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Takes in records that were applied since the last pass.
+    fn read(&self, schedule: &mut Schedule) {
+        while schedule.known < WINDOW {
+            let after = self.read_up_to.load(Ordering::Acquire);
+            let page = match self.shard.parts.log.state().outbox(after, PAGE) {
+                Ok(page) => page,
+                Err(error) => {
+                    tracing::error!(%error, "the outbox cannot be read");
+                    return;
+                }
+            };
+            let Some(last) = page.last().map(|record| record.number) else { return };
+            for record in &page {
+                schedule.add(record);
+            }
+            self.busy.store(schedule.busy(), Ordering::Release);
+            self.read_up_to.store(last, Ordering::Release);
+        }
+    }
+
+    fn dispatch(
+        &self,
+        schedule: &mut Schedule,
+        report: &mpsc::UnboundedSender<(Lane, u64, Attempt)>,
+        stopping: &CancellationToken,
+    ) {
+        let bound = self.shard.parts.options.outbox_lane;
+        while let Some((lane, number, attempts)) = schedule.next(bound) {
+            let (courier, report, stopping) = (Arc::clone(&self.courier), report.clone(), stopping.clone());
+            tokio::spawn(async move {
+                let attempt = tokio::select! {
+                    attempt = courier.deliver(number, attempts) => attempt,
+                    () = stopping.cancelled() => return,
+                };
+                let _ = report.send((lane, number, attempt));
+            });
+        }
+    }
+
+    fn publish(&self, schedule: &Schedule) {
+        self.busy.store(schedule.busy(), Ordering::Release);
+        let shard = self.shard.parts.log.shard().to_string();
+        #[expect(clippy::cast_precision_loss, reason = "a bounded count is far below 2^52")]
+        gauge!("construct_outbox_records", "shard" => shard.clone(), "state" => "known").set(schedule.known as f64);
+        #[expect(clippy::cast_precision_loss, reason = "a bounded count is far below 2^52")]
+        gauge!("construct_outbox_records", "shard" => shard, "state" => "waiting").set(schedule.later.len() as f64);
+    }
+}
+
+impl Schedule {
+    fn add(&mut self, record: &OutboxRecord) {
+        let lane = Lane::of(record);
+        self.known += 1;
+        let queue = self.queues.entry(lane.clone()).or_default();
+        queue.push_back(record.number);
+        if queue.len() == 1 {
+            self.ready.entry(lane.family()).or_default().push_back(lane);
+        }
+    }
+
+    /// Queues ready or under way.
+    fn busy(&self) -> usize {
+        self.in_progress.len() + self.ready.values().map(VecDeque::len).sum::<usize>()
+    }
+
+    /// Makes queues ready whose pause is over.
+    fn wake(&mut self, now: Instant) {
+        while let Some(entry) = self.later.first_entry() {
+            if entry.key().0 > now {
+                return;
+            }
+            let lane = entry.remove();
+            self.ready.entry(lane.family()).or_default().push_back(lane);
+        }
+    }
+
+    /// The next head to deliver: its queue, its number, and how often it failed before.
+    fn next(&mut self, bound: usize) -> Option<(Lane, u64, u32)> {
+        for (family, ready) in &mut self.ready {
+            let running = self.running.entry(*family).or_default();
+            if *running >= bound {
+                continue;
+            }
+            let Some(lane) = ready.pop_front() else { continue };
+            let Some(number) = self.queues.get(&lane).and_then(|queue| queue.front().copied()) else { continue };
+            *running += 1;
+            self.in_progress.insert(lane.clone());
+            let attempts = self.attempts.get(&number).copied().unwrap_or(0);
+            return Some((lane, number, attempts));
+        }
+        None
+    }
+
+    fn finished(&mut self, lane: Lane, number: u64, attempt: Attempt) {
+        self.in_progress.remove(&lane);
+        if let Some(running) = self.running.get_mut(&lane.family()) {
+            *running = running.saturating_sub(1);
+        }
+        if let Attempt::Later(pause) = attempt {
+            *self.attempts.entry(number).or_default() += 1;
+            self.later.insert((Instant::now() + pause, number), lane);
+            return;
+        }
+        self.attempts.remove(&number);
+        self.known = self.known.saturating_sub(1);
+        let Some(queue) = self.queues.get_mut(&lane) else { return };
+        queue.pop_front();
+        if queue.is_empty() {
+            self.queues.remove(&lane);
+        } else {
+            self.ready.entry(lane.family()).or_default().push_back(lane);
+        }
+    }
+}
+
+/// The pause before attempt `attempts + 1`: doubling from `first`, at most `longest`.
+#[must_use]
+pub fn backoff(attempts: u32, first: Duration, longest: Duration) -> Duration {
+    first.saturating_mul(2u32.saturating_pow(attempts.min(20))).min(longest)
+}

@@ -1,0 +1,227 @@
+//! How one outbox record is delivered, and what its end means.
+//!
+//! An entity is told with the record's number as deduplication key, so a repeat is answered from memory. A provider
+//! that deduplicates by key is called again with the same key until it answers. One that does not is called only after
+//! a durable mark that the attempt began; an attempt found begun after a crash is reconciled, and stays *unknown* when
+//! that cannot be done. The outcome then commands the source entity in the batch that settles the record.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::counter;
+
+use super::backoff;
+use crate::actors::runtime::clock::wall_now;
+use crate::actors::runtime::message::Work;
+use crate::actors::runtime::router::Router;
+use crate::actors::runtime::sealing::{Place, open};
+use crate::actors::runtime::shard::{Delivered, Shard};
+use crate::kernel::{
+    DedupeKey, EntityId, Error, ErrorCode, Op, Origin, OutboxChange, OutboxRecord, OutboxState, Outcome, ProviderKind,
+    Target,
+};
+use crate::providers::{Provider, ProviderError};
+
+const TELL_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(30));
+const CALL_PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(300));
+
+/// How an attempt to deliver ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt {
+    /// The record is gone from the outbox.
+    Settled,
+    /// Try again after this pause.
+    Later(Duration),
+}
+
+/// Delivers records of one shard.
+pub struct Courier {
+    shard: Arc<Shard>,
+    router: Router,
+    providers: BTreeMap<ProviderKind, Arc<dyn Provider>>,
+}
+
+impl Courier {
+    #[must_use]
+    pub fn new(shard: Arc<Shard>, router: Router, providers: BTreeMap<ProviderKind, Arc<dyn Provider>>) -> Self {
+        Self { shard, router, providers }
+    }
+
+    /// One attempt at record `number`, which failed `attempts` times since this node leads the shard.
+    pub async fn deliver(&self, number: u64, attempts: u32) -> Attempt {
+        let record = match self.shard.parts.log.state().outbox_record(number) {
+            Ok(Some(record)) => record,
+            Ok(None) => return Attempt::Settled,
+            Err(error) => {
+                tracing::error!(%error, number, "an outbox record cannot be read");
+                return Attempt::Later(TELL_PAUSE.1);
+            }
+        };
+        let payload = match self.open(&record).await {
+            Ok(payload) => payload,
+            Err(error) if error.code.may_retry() => {
+                return Attempt::Later(backoff(attempts, TELL_PAUSE.0, TELL_PAUSE.1));
+            }
+            Err(error) => return self.finish(&record, Outcome::Refused(error)).await,
+        };
+        match &record.target {
+            Target::Entity(to) => self.tell(&record, to, payload, attempts).await,
+            Target::Provider(kind) => match self.providers.get(kind) {
+                Some(provider) => self.call(&record, provider.as_ref(), &payload, attempts).await,
+                None => {
+                    let detail = format!("No {} provider is configured.", kind.as_str());
+                    self.finish(&record, Outcome::Refused(Error::conflict(detail))).await
+                }
+            },
+        }
+    }
+
+    async fn open(&self, record: &OutboxRecord) -> Result<Vec<u8>, Error> {
+        let key = match &record.subject {
+            Some(subject) => {
+                let gone = || Error::new(ErrorCode::Gone, "The person this belonged to was erased.");
+                Some(self.shard.parts.sealer().key(subject, false).await?.ok_or_else(gone)?)
+            }
+            None => None,
+        };
+        let place = Place::Effect(record.sequence, record.position);
+        open(key.as_ref(), &record.source, &place, record.payload.clone())
+    }
+
+    async fn tell(&self, record: &OutboxRecord, to: &EntityId, command: Vec<u8>, attempts: u32) -> Attempt {
+        let settled_below = self.shard.parts.log.state().settled_below().unwrap_or(0);
+        let shard = self.shard.parts.log.shard();
+        let dedupe = DedupeKey::Message { shard, number: record.number, settled_below };
+        let work = Work::Command(command);
+        match self.router.deliver(to, &work, &origin(record), Some(&dedupe)).await {
+            Ok(Delivered::Reply(reply)) => self.finish(record, Outcome::Done(reply)).await,
+            Ok(Delivered::Stale) => self.finish(record, Outcome::Done(Vec::new())).await,
+            Err(error) if error.code.may_retry() => {
+                tracing::debug!(record = record.key(), %error, "a message is put off");
+                Attempt::Later(backoff(attempts, TELL_PAUSE.0, TELL_PAUSE.1))
+            }
+            Err(error) => {
+                tracing::warn!(record = record.key(), %to, %error, "a message was refused");
+                self.finish(record, Outcome::Refused(error)).await
+            }
+        }
+    }
+
+    async fn call(&self, record: &OutboxRecord, provider: &dyn Provider, request: &[u8], attempts: u32) -> Attempt {
+        let (key, kind) = (record.key(), provider.kind().as_str());
+        let tried = attempts.max(match record.state {
+            OutboxState::Waiting { attempts, .. } | OutboxState::Sending { attempts, .. } => attempts,
+        });
+        if matches!(record.state, OutboxState::Sending { .. }) {
+            match provider.reconcile(&key, request).await {
+                Ok(Some(receipt)) => return self.finish(record, Outcome::Done(receipt)).await,
+                Ok(None) => {}
+                Err(_) if provider.idempotent() => {}
+                Err(error) => return self.finish(record, Outcome::Unknown(error.to_string())).await,
+            }
+        }
+        if !provider.idempotent() {
+            let state = OutboxState::Sending { attempts: tried, since: wall_now() };
+            if !self.set(record, state).await {
+                return Attempt::Later(TELL_PAUSE.1);
+            }
+        }
+        let deadline = Duration::from_millis(self.shard.parts.options.provider_deadline_ms);
+        let answered = tokio::time::timeout(deadline, provider.execute(&key, request, tried)).await;
+        let answered = answered.unwrap_or_else(|_| Err(ProviderError::Unknown("no answer within the deadline".into())));
+        let outcome = match &answered {
+            Ok(_) => "done",
+            Err(ProviderError::Retry(_)) => "retry",
+            Err(ProviderError::Refused(_)) => "refused",
+            Err(ProviderError::Unknown(_)) => "unknown",
+        };
+        counter!("construct_provider_calls_total", "provider" => kind, "outcome" => outcome).increment(1);
+        match answered {
+            Ok(receipt) => self.finish(record, Outcome::Done(receipt)).await,
+            Err(ProviderError::Refused(error)) => self.finish(record, Outcome::Refused(error)).await,
+            Err(ProviderError::Retry(why)) => self.again(record, tried, &why).await,
+            Err(ProviderError::Unknown(why)) => self.unknown(record, provider, request, tried, why).await,
+        }
+    }
+
+    /// A definite failure: later, until the attempts are used up.
+    async fn again(&self, record: &OutboxRecord, tried: u32, why: &str) -> Attempt {
+        tracing::warn!(record = record.key(), tried, why, "a provider call is put off");
+        if tried + 1 >= self.shard.parts.options.provider_attempts {
+            let detail = format!("Given up after {} attempts.", tried + 1);
+            return self.finish(record, Outcome::Refused(Error::new(ErrorCode::Unavailable, detail))).await;
+        }
+        let pause = backoff(tried, CALL_PAUSE.0, CALL_PAUSE.1);
+        let millis = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
+        let state = OutboxState::Waiting { attempts: tried + 1, not_before: wall_now().plus_millis(millis) };
+        while !self.set(record, state.clone()).await {
+            tokio::time::sleep(TELL_PAUSE.0).await;
+        }
+        Attempt::Later(pause)
+    }
+
+    /// Nobody knows whether it was done: found out, or safely repeated under the same key, or left unknown.
+    async fn unknown(
+        &self,
+        record: &OutboxRecord,
+        provider: &dyn Provider,
+        request: &[u8],
+        tried: u32,
+        why: String,
+    ) -> Attempt {
+        tracing::warn!(record = record.key(), tried, why, "the outcome of a provider call is unknown");
+        match provider.reconcile(&record.key(), request).await {
+            Ok(Some(receipt)) => self.finish(record, Outcome::Done(receipt)).await,
+            Ok(None) => self.again(record, tried, &why).await,
+            Err(_) if provider.idempotent() && tried + 1 < self.shard.parts.options.provider_attempts => {
+                let state = OutboxState::Sending { attempts: tried + 1, since: wall_now() };
+                self.set(record, state).await;
+                Attempt::Later(backoff(tried, CALL_PAUSE.0, CALL_PAUSE.1))
+            }
+            Err(_) => self.finish(record, Outcome::Unknown(why)).await,
+        }
+    }
+
+    async fn set(&self, record: &OutboxRecord, state: OutboxState) -> bool {
+        let change = OutboxChange::Set { number: record.number, state };
+        self.commit(vec![change]).await
+    }
+
+    async fn commit(&self, changes: Vec<OutboxChange>) -> bool {
+        let Ok(done) = self.shard.parts.log.propose(Op::Outbox(changes)) else { return false };
+        matches!(done.await, Ok(Ok(_)))
+    }
+
+    /// Tells the source how it ended and settles the record, in one batch. The outcome is known now and must not be
+    /// lost, so this goes on until it is committed or the node stops.
+    async fn finish(&self, record: &OutboxRecord, outcome: Outcome) -> Attempt {
+        let mut attempts = 0;
+        loop {
+            if self.try_finish(record, &outcome).await {
+                return Attempt::Settled;
+            }
+            tokio::time::sleep(backoff(attempts, TELL_PAUSE.0, TELL_PAUSE.1)).await;
+            attempts += 1;
+        }
+    }
+
+    async fn try_finish(&self, record: &OutboxRecord, outcome: &Outcome) -> bool {
+        if !record.tag.is_empty() {
+            let work = Work::Outcome { number: record.number, tag: record.tag.clone(), outcome: outcome.clone() };
+            match self.shard.deliver(&record.source, &work, &origin(record), None).await {
+                Ok(Delivered::Reply(_)) => return true,
+                Ok(Delivered::Stale) => {}
+                Err(error) if error.code.may_retry() => return false,
+                Err(error) => {
+                    tracing::error!(record = record.key(), %error, "the source refused the outcome of its effect");
+                }
+            }
+        }
+        self.commit(vec![OutboxChange::Settle { number: record.number }]).await
+    }
+}
+
+fn origin(record: &OutboxRecord) -> Origin {
+    Origin { traceparent: record.traceparent.clone(), ..Origin::system(record.key()) }
+}

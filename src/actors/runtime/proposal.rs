@@ -1,0 +1,230 @@
+//! From a decision to a durable batch: sealing, proposing, applying in memory, and following the commit to its end.
+
+use std::any::type_name;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ractor::ActorRef;
+use tokio::sync::{oneshot, watch};
+
+use super::directory::Vitals;
+use super::entity_actor::{Taken, Turn};
+use super::log::LogError;
+use super::message::{Answer, Durable, EntityMessage, Failure, Standing, Work};
+use super::sealing::{Place, open, seal};
+use crate::kernel::{
+    Batch, Change, Context, Decision, DedupeKey, Effect, Entity, EntityId, Error, ErrorCode, Op, OpOutcome,
+    OutboxRecord, OutboxState, Target, Timestamp, codec,
+};
+use crate::storage::seal::DataKey;
+
+impl<E: Entity> Turn<'_, E> {
+    /// Seals and proposes a decision, and applies its events. On a refusal the state is as before.
+    pub(super) async fn propose(
+        &mut self,
+        decision: Decision<E>,
+        context: &Context,
+        work: &Work,
+        dedupe: Option<DedupeKey>,
+    ) -> Result<(oneshot::Receiver<Result<OpOutcome, LogError>>, Vec<u8>), Stop> {
+        let before = self.loaded.sequence;
+        let next = before + (decision.events.len() as u64).max(1);
+        let snapshot_due = decision.purge || next - self.loaded.snapshot_at >= E::SNAPSHOT_EVERY;
+        let reply = codec::encode(&decision.reply).map_err(|error| self.crashed("reply", &error))?;
+        let mut events = Vec::with_capacity(decision.events.len());
+        for event in &decision.events {
+            events.push(codec::encode(event).map_err(|error| self.crashed("event", &error))?);
+        }
+        if decision.purge {
+            self.loaded.state = E::default();
+        }
+        let state = &mut self.loaded.state;
+        let applied = catch_unwind(AssertUnwindSafe(|| {
+            for event in &decision.events {
+                state.apply(event);
+            }
+        }));
+        if let Err(panic) = applied {
+            return Err(Stop::Crashed(format!("{} panicked in apply: {}", type_name::<E>(), panic_text(&*panic))));
+        }
+        let sealed = match self.first_subject().await {
+            Ok(()) => self.batch(decision, context, work, dedupe, Encoded { events, reply: &reply, snapshot_due }),
+            Err(error) => Err(Stop::Refused(error)),
+        };
+        let proposed = sealed.and_then(|batch| {
+            self.parts.log.propose(Op::Batch(Box::new(batch))).map_err(|error| Stop::Refused(refusal(&error)))
+        });
+        match proposed {
+            Ok(commit) => {
+                self.loaded.sequence = next;
+                if snapshot_due {
+                    self.loaded.snapshot_at = next;
+                }
+                match work {
+                    Work::Timer { name, due } => drop(self.loaded.taken.insert(Taken::Timer(name.clone(), *due), next)),
+                    Work::Outcome { number, .. } => drop(self.loaded.taken.insert(Taken::Outbox(*number), next)),
+                    Work::Command(_) => {}
+                }
+                Ok((commit, reply))
+            }
+            Err(stop) if before == 0 => {
+                self.loaded.state = E::default();
+                (self.loaded.subject, self.loaded.key) = (None, None);
+                Err(stop)
+            }
+            Err(stop) => {
+                // The state holds events that were not proposed; the next request starts from the durable one.
+                self.myself.stop(Some("a batch was not accepted".to_owned()));
+                Err(stop)
+            }
+        }
+    }
+
+    /// Learns whose data this is once the first events say so, and gets that person's key.
+    async fn first_subject(&mut self) -> Result<(), Error> {
+        if self.loaded.subject.is_some() {
+            return Ok(());
+        }
+        let Some(subject) = self.loaded.state.subject(self.id) else { return Ok(()) };
+        let gone = || Error::new(ErrorCode::Gone, "The person this belongs to was erased.");
+        let key = self.parts.sealer().key(&subject, true).await?.ok_or_else(gone)?;
+        (self.loaded.subject, self.loaded.key) = (Some(subject), Some(key));
+        Ok(())
+    }
+
+    fn batch(
+        &self,
+        decision: Decision<E>,
+        context: &Context,
+        work: &Work,
+        dedupe: Option<DedupeKey>,
+        encoded: Encoded<'_>,
+    ) -> Result<Batch, Stop> {
+        let (id, key, before) = (self.id, self.loaded.key.as_ref(), self.loaded.sequence);
+        let numbered = encoded.events.into_iter().zip(before + 1..);
+        let events: Vec<Vec<u8>> =
+            numbered.map(|(event, sequence)| seal(key, id, &Place::Event(sequence), event)).collect();
+        let next = before + (events.len() as u64).max(1);
+        let snapshot = if encoded.snapshot_due {
+            let state = codec::encode(&self.loaded.state).map_err(|error| self.crashed("state", &error))?;
+            Some(seal(key, id, &Place::Snapshot(next), state))
+        } else {
+            None
+        };
+        let reply = match &dedupe {
+            Some(_) => seal(key, id, &Place::Reply, encoded.reply.to_vec()),
+            None => Vec::new(),
+        };
+        let outbox = decision.effects.into_iter().zip(0..).map(|(effect, position)| {
+            let (target, payload, tag) = match effect {
+                Effect::Tell { to, command, tag } => (Target::Entity(to), command, tag),
+                Effect::Call { provider, request, tag } => (Target::Provider(provider), request, tag),
+            };
+            OutboxRecord {
+                number: 0,
+                source: id.clone(),
+                sequence: before,
+                position,
+                target,
+                tag,
+                payload: seal(key, id, &Place::Effect(before, position), payload),
+                subject: self.loaded.subject.clone(),
+                traceparent: context.origin.traceparent.clone(),
+                state: OutboxState::Waiting { attempts: 0, not_before: Timestamp::ZERO },
+            }
+        });
+        let changes = decision.changes.into_iter().map(|change| match change {
+            Change::Row { table, key: row, value: Some(value) } => {
+                let value = Some(seal(key, id, &Place::Row { table: &table, key: &row }, value));
+                Change::Row { table, key: row, value }
+            }
+            other => other,
+        });
+        let (settles, fired) = match work {
+            Work::Command(_) => (Vec::new(), Vec::new()),
+            Work::Timer { name, due } => (Vec::new(), vec![(name.clone(), *due)]),
+            Work::Outcome { number, .. } => (vec![*number], Vec::new()),
+        };
+        Ok(Batch {
+            entity: id.clone(),
+            expected: before,
+            at: context.now,
+            subject: self.loaded.subject.clone(),
+            dedupe,
+            reply,
+            events,
+            snapshot,
+            purge: decision.purge,
+            outbox: outbox.collect(),
+            settles,
+            fired,
+            changes: changes.collect(),
+            audit: decision.audit,
+        })
+    }
+
+    fn crashed(&self, what: &str, error: &codec::CodecError) -> Stop {
+        Stop::Crashed(format!("the {what} of {} does not encode: {error}", self.id))
+    }
+}
+
+struct Encoded<'a> {
+    events: Vec<Vec<u8>>,
+    reply: &'a [u8],
+    snapshot_due: bool,
+}
+
+pub(super) enum Stop {
+    Refused(Error),
+    Crashed(String),
+}
+
+/// Follows one proposed batch to its end.
+pub(super) struct Watcher {
+    pub(super) sequence: u64,
+    pub(super) durable: watch::Sender<Durable>,
+    pub(super) actor: ActorRef<EntityMessage>,
+    pub(super) vitals: Arc<Vitals>,
+    pub(super) key: Option<DataKey>,
+    pub(super) id: EntityId,
+}
+
+impl Watcher {
+    pub(super) async fn outcome(
+        self,
+        commit: oneshot::Receiver<Result<OpOutcome, LogError>>,
+        reply: Vec<u8>,
+    ) -> Result<Answer, Failure> {
+        let committed = commit.await.unwrap_or(Err(LogError::Stopped));
+        self.vitals.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if matches!(committed, Ok(OpOutcome::Applied)) {
+            self.durable.send_modify(|durable| durable.sequence = durable.sequence.max(self.sequence));
+            return Ok(Answer { reply, standing: Standing::Durable });
+        }
+        self.durable.send_modify(|durable| durable.failed = true);
+        let _ = self.actor.cast(EntityMessage::CommitFailed);
+        match committed {
+            Ok(OpOutcome::Duplicate { reply }) => {
+                let reply = open(self.key.as_ref(), &self.id, &Place::Reply, reply).map_err(Failure::Refused)?;
+                Ok(Answer { reply, standing: Standing::Durable })
+            }
+            Ok(_) => Err(Failure::Reset),
+            Err(error) => Err(Failure::Refused(refusal(&error))),
+        }
+    }
+}
+
+fn refusal(error: &LogError) -> Error {
+    match error {
+        LogError::Overloaded => Error::overloaded("The shard's queue"),
+        LogError::NotLeader { .. } | LogError::Stopped => {
+            Error::unavailable("The shard has no leader here; whether the command took effect is not known.")
+        }
+    }
+}
+
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}

@@ -1,0 +1,85 @@
+use super::*;
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a directory")
+}
+
+fn message(result: Result<FileKeys, KeyError>) -> String {
+    result.err().expect("refused").to_string()
+}
+
+#[tokio::test]
+async fn keys_survive_a_restart_and_open_only_for_their_owner() {
+    let dir = directory();
+    let keys = FileKeys::open(dir.path()).expect("made");
+    let wrapped = keys.wrap("usr_a", &[7; 32]).await.expect("wrapped");
+    let secret = keys.derive("email index");
+    assert!(!wrapped.bytes.windows(8).any(|window| window == [7; 8]), "the key is not in the wrapped bytes");
+
+    let keys = FileKeys::open(dir.path()).expect("opened");
+    assert_eq!(*keys.unwrap("usr_a", &wrapped).await.expect("unwrapped"), [7; 32]);
+    assert!(matches!(keys.unwrap("usr_b", &wrapped).await, Err(KeyError::DoesNotOpen)));
+    assert_eq!(keys.derive("email index"), secret);
+    assert_ne!(keys.derive("other"), secret);
+    let mut changed = wrapped.clone();
+    changed.bytes[20] ^= 1;
+    assert!(matches!(keys.unwrap("usr_a", &changed).await, Err(KeyError::DoesNotOpen)));
+    changed.bytes.clear();
+    assert!(matches!(keys.unwrap("usr_a", &changed).await, Err(KeyError::DoesNotOpen)));
+}
+
+#[tokio::test]
+async fn rotation_keeps_old_keys_readable_until_they_are_destroyed() {
+    let dir = directory();
+    let keys = FileKeys::open(dir.path()).expect("made");
+    let (old, derived) = (keys.wrap("usr_a", &[1; 32]).await.expect("wrapped"), keys.derive("x"));
+    assert_eq!((old.version, keys.rotate().await.expect("rotated")), (1, 2));
+    let new = keys.wrap("usr_a", &[1; 32]).await.expect("wrapped");
+    assert_eq!((new.version, keys.versions()), (2, vec![1, 2]));
+    assert_eq!(*keys.unwrap("usr_a", &old).await.expect("unwrapped"), [1; 32]);
+
+    assert!(matches!(keys.destroy_below(3).await, Err(KeyError::NoSuchVersion { version: 3 })));
+    keys.destroy_below(2).await.expect("destroyed");
+    for keys in [keys, FileKeys::open(dir.path()).expect("opened")] {
+        assert!(matches!(keys.unwrap("usr_a", &old).await, Err(KeyError::NoSuchVersion { version: 1 })));
+        assert_eq!(*keys.unwrap("usr_a", &new).await.expect("unwrapped"), [1; 32]);
+        assert_eq!((keys.versions(), keys.derive("x") == derived), (vec![2], true));
+    }
+}
+
+#[test]
+fn both_files_are_private_and_a_readable_one_is_refused() {
+    for name in [ROOT_FILE, KEYSET_FILE] {
+        let dir = directory();
+        drop(FileKeys::open(dir.path()).expect("made"));
+        let path = dir.path().join(name);
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("changed");
+        let message = message(FileKeys::open(dir.path()));
+        assert!(message.contains("mode 0640") && message.contains("chmod 600"), "{message}");
+    }
+}
+
+#[test]
+fn a_lost_or_foreign_root_key_is_never_replaced() {
+    let (ours, theirs) = (directory(), directory());
+    drop(FileKeys::open(ours.path()).expect("made"));
+    drop(FileKeys::open(theirs.path()).expect("made"));
+    let root = ours.path().join(ROOT_FILE);
+    fs::remove_file(&root).expect("removed");
+    assert!(message(FileKeys::open(ours.path())).contains("root key is missing"));
+    assert!(!root.exists());
+    fs::copy(theirs.path().join(ROOT_FILE), &root).expect("copied");
+    assert!(message(FileKeys::open(ours.path())).contains("another root key"));
+    fs::write(&root, "rubbish").expect("written");
+    assert!(message(FileKeys::open(ours.path())).contains("not a root key"));
+}
+
+#[test]
+fn a_crash_between_the_two_files_is_finished_at_the_next_start() {
+    let dir = directory();
+    drop(FileKeys::open(dir.path()).expect("made"));
+    fs::remove_file(dir.path().join(KEYSET_FILE)).expect("removed");
+    fs::write(dir.path().join("keyset.new"), "half").expect("written");
+    assert_eq!(FileKeys::open(dir.path()).expect("finished").versions(), vec![1]);
+}
