@@ -4,6 +4,7 @@
 //! and always with the same key for the same effect.
 
 pub mod keys;
+pub mod payment;
 
 use async_trait::async_trait;
 

@@ -1,0 +1,325 @@
+//! The embedded payment processor: Stripe's test tokens on a journal of its own, so that a node without any account
+//! at a processor still bills for real and survives `kill -9` like one that has.
+//!
+//! Invariants: an answer is on disk (one JSON line, `fdatasync`) before it is given; the same key always gets the same
+//! answer and moves money once; a line torn by a crash was never answered and is cut off at the next start.
+//! The journal is kept whole and indexed in memory, so that anybody can count charges with `grep`; it is meant for
+//! development and tests. Deliberately absent: completing a 3-D Secure challenge, which needs a browser.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{CardFacts, Charge, ChargeReceipt, ChargeStatus, PaymentReceipt, PaymentRequest, Refund, declined};
+use crate::kernel::{Error, Money, ProviderKind, codec};
+use crate::providers::{Provider, ProviderError};
+
+/// A journal that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    #[error("the sandbox journal {path} cannot be opened")]
+    Open {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("line {line} of the sandbox journal {path} cannot be read")]
+    Corrupt {
+        path: PathBuf,
+        line: usize,
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// The sandbox processor. Cheap to clone.
+#[derive(Clone)]
+pub struct Sandbox {
+    journal: Arc<Mutex<Journal>>,
+}
+
+/// One answered request, as written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Answer {
+    key: String,
+    what: What,
+    id: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum What {
+    Customer { reference: String },
+    Method { customer: String, card: CardFacts },
+    Detached { token: String },
+    Charge { customer: String, receipt: ChargeReceipt },
+    Refund { charge: String, amount: Money },
+    Refused(Error),
+}
+
+struct Journal {
+    file: File,
+    answers: HashMap<String, Answer>,
+    customers: HashMap<String, ()>,
+    /// Charge id → amount taken and amount given back.
+    charges: HashMap<String, (Money, i64)>,
+    /// Reference → key of the answer.
+    references: HashMap<String, String>,
+    /// A write failed: what is on disk is unknown, so nothing more is answered until a restart reads it again.
+    broken: bool,
+}
+
+impl Sandbox {
+    /// Opens (or makes) the journal in `directory`.
+    ///
+    /// # Errors
+    /// [`SandboxError`] when it cannot be opened or a whole line of it cannot be read.
+    pub fn open(directory: &Path) -> Result<Self, SandboxError> {
+        let path = directory.join("journal.jsonl");
+        let failed = |source| SandboxError::Open { path: path.clone(), source };
+        std::fs::create_dir_all(directory).map_err(failed)?;
+        let file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(failed)?;
+        File::open(directory).and_then(|dir| dir.sync_all()).map_err(failed)?;
+        let mut journal = Journal {
+            file,
+            answers: HashMap::new(),
+            customers: HashMap::new(),
+            charges: HashMap::new(),
+            references: HashMap::new(),
+            broken: false,
+        };
+        journal.load(&path)?;
+        Ok(Self { journal: Arc::new(Mutex::new(journal)) })
+    }
+
+    fn run(&self, key: &str, request: PaymentRequest) -> Result<PaymentReceipt, ProviderError> {
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        if let PaymentRequest::FindCharge { reference, .. } = &request {
+            let answer = journal.references.get(reference).and_then(|key| journal.answers.get(key));
+            let found = answer.and_then(|answer| match &answer.what {
+                What::Charge { receipt, .. } => Some(receipt.clone()),
+                _ => None,
+            });
+            return Ok(PaymentReceipt::Found(found));
+        }
+        if let Some(answer) = journal.answers.get(key) {
+            return answer.clone().receipt();
+        }
+        let id = made_id(key);
+        let what = journal.decide(&id, request).unwrap_or_else(What::Refused);
+        let answer = Answer { key: key.to_owned(), what, id };
+        journal.append(&answer)?;
+        journal.index(answer.clone());
+        answer.receipt()
+    }
+}
+
+impl Answer {
+    fn receipt(self) -> Result<PaymentReceipt, ProviderError> {
+        let id = self.id;
+        match self.what {
+            What::Customer { .. } => Ok(PaymentReceipt::Customer { id: format!("cus_{id}") }),
+            What::Method { card, .. } => Ok(PaymentReceipt::Method(card)),
+            What::Detached { .. } => Ok(PaymentReceipt::Detached),
+            What::Charge { receipt, .. } => match receipt.status {
+                ChargeStatus::Declined { code } => Err(ProviderError::Refused(declined(&code))),
+                _ => Ok(PaymentReceipt::Charge(receipt)),
+            },
+            What::Refund { .. } => Ok(PaymentReceipt::Refund { id: format!("re_{id}") }),
+            What::Refused(error) => Err(ProviderError::Refused(error)),
+        }
+    }
+}
+
+impl Journal {
+    /// Reads every whole line and cuts off a torn one.
+    fn load(&mut self, path: &Path) -> Result<(), SandboxError> {
+        let failed = |source| SandboxError::Open { path: path.to_owned(), source };
+        self.file.seek(SeekFrom::Start(0)).map_err(failed)?;
+        let mut reader = BufReader::new(self.file.try_clone().map_err(failed)?);
+        let (mut whole, mut number, mut line) = (0u64, 0usize, Vec::new());
+        let mut answers = Vec::new();
+        loop {
+            line.clear();
+            let read = reader.read_until(b'\n', &mut line).map_err(failed)?;
+            if read == 0 || line.last() != Some(&b'\n') {
+                break;
+            }
+            number += 1;
+            let answer = serde_json::from_slice(&line);
+            answers.push(answer.map_err(|source| SandboxError::Corrupt {
+                path: path.to_owned(),
+                line: number,
+                source,
+            })?);
+            whole += read as u64;
+        }
+        self.file.set_len(whole).and_then(|()| self.file.sync_all()).map_err(failed)?;
+        answers.into_iter().for_each(|answer| self.index(answer));
+        Ok(())
+    }
+
+    fn append(&mut self, answer: &Answer) -> Result<(), ProviderError> {
+        if self.broken {
+            return Err(ProviderError::Unknown("the sandbox journal failed; restart to read it again".into()));
+        }
+        let mut line = serde_json::to_vec(answer).map_err(|e| ProviderError::Retry(e.to_string()))?;
+        line.push(b'\n');
+        let written = self.file.write_all(&line).and_then(|()| self.file.sync_data());
+        written.map_err(|error| {
+            self.broken = true;
+            ProviderError::Unknown(format!("the sandbox journal cannot be written: {error}"))
+        })
+    }
+
+    fn index(&mut self, answer: Answer) {
+        match &answer.what {
+            What::Customer { .. } => drop(self.customers.insert(format!("cus_{}", answer.id), ())),
+            What::Charge { receipt, .. } => {
+                self.references.insert(receipt.reference.clone(), answer.key.clone());
+                if receipt.status == ChargeStatus::Succeeded {
+                    self.charges.insert(receipt.id.clone(), (receipt.amount, 0));
+                }
+            }
+            What::Refund { charge, amount } => {
+                if let Some((_, returned)) = self.charges.get_mut(charge) {
+                    *returned += amount.amount;
+                }
+            }
+            What::Method { .. } | What::Detached { .. } | What::Refused(_) => {}
+        }
+        self.answers.insert(answer.key.clone(), answer);
+    }
+
+    fn decide(&self, id: &str, request: PaymentRequest) -> Result<What, Error> {
+        match request {
+            PaymentRequest::CreateCustomer { reference } => Ok(What::Customer { reference }),
+            PaymentRequest::AttachMethod { customer, token } => {
+                self.known_customer(&customer)?;
+                let card = card(id, &token)?;
+                Ok(What::Method { customer, card })
+            }
+            PaymentRequest::DetachMethod { token } => Ok(What::Detached { token }),
+            PaymentRequest::Charge(charge) => self.charge(id, charge),
+            PaymentRequest::Refund(refund) => self.refund(refund),
+            PaymentRequest::FindCharge { .. } => Err(Error::internal()),
+        }
+    }
+
+    fn charge(&self, id: &str, charge: Charge) -> Result<What, Error> {
+        self.known_customer(&charge.customer)?;
+        if charge.amount.amount <= 0 {
+            return Err(Error::invalid("/amount", "expected a positive amount"));
+        }
+        let status = match test_token(&charge.token) {
+            Some("visa" | "mastercard" | "amex") => ChargeStatus::Succeeded,
+            Some("authenticationRequired") => ChargeStatus::RequiresAction { client_secret: format!("pi_{id}_secret") },
+            Some("chargeDeclinedInsufficientFunds") => ChargeStatus::Declined { code: "insufficient_funds".into() },
+            Some("chargeDeclinedExpiredCard") => ChargeStatus::Declined { code: "expired_card".into() },
+            Some(_) => ChargeStatus::Declined { code: "card_declined".into() },
+            None => return Err(Error::not_found("payment method at the processor")),
+        };
+        let Charge { amount, customer, reference, .. } = charge;
+        let receipt = ChargeReceipt { id: format!("pi_{id}"), reference, amount, status };
+        Ok(What::Charge { customer, receipt })
+    }
+
+    fn refund(&self, refund: Refund) -> Result<What, Error> {
+        let Some((amount, returned)) = self.charges.get(&refund.charge) else {
+            return Err(Error::not_found("charge at the processor"));
+        };
+        let left = amount.amount - returned;
+        if refund.amount.currency != amount.currency || refund.amount.amount <= 0 || refund.amount.amount > left {
+            return Err(Error::invalid("/amount", "more than what is left of the charge"));
+        }
+        Ok(What::Refund { charge: refund.charge, amount: refund.amount })
+    }
+
+    fn known_customer(&self, customer: &str) -> Result<(), Error> {
+        if self.customers.contains_key(customer) { Ok(()) } else { Err(Error::not_found("customer at the processor")) }
+    }
+}
+
+/// Ids follow from keys, so that a retry cannot make a second one.
+fn made_id(key: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, key.as_bytes());
+    hex::encode(&digest.as_ref()[..12])
+}
+
+/// Which of Stripe's test tokens (<https://docs.stripe.com/testing>) this one is, or was when it was attached.
+fn test_token(token: &str) -> Option<&'static str> {
+    let name = token.strip_prefix("pm_card_")?;
+    let name = name.split_once("_sbx").map_or(name, |(name, _)| name);
+    let name = name.strip_prefix("visa_").unwrap_or(name);
+    const KNOWN: [&str; 9] = [
+        "visa",
+        "mastercard",
+        "amex",
+        "authenticationRequired",
+        "chargeDeclined",
+        "chargeDeclinedInsufficientFunds",
+        "chargeDeclinedExpiredCard",
+        "chargeCustomerFail",
+        "chargeDeclinedProcessingError",
+    ];
+    KNOWN.into_iter().find(|known| *known == name)
+}
+
+fn card(id: &str, token: &str) -> Result<CardFacts, Error> {
+    let name = test_token(token)
+        .ok_or_else(|| Error::invalid("/token", "the sandbox knows Stripe's test tokens, such as pm_card_visa"))?;
+    let (brand, last4) = match name {
+        "mastercard" => ("mastercard", "4444"),
+        "amex" => ("amex", "8431"),
+        "authenticationRequired" => ("visa", "3184"),
+        "chargeDeclined" => ("visa", "0002"),
+        "chargeDeclinedInsufficientFunds" => ("visa", "9995"),
+        "chargeDeclinedExpiredCard" => ("visa", "0069"),
+        "chargeDeclinedProcessingError" => ("visa", "0119"),
+        "chargeCustomerFail" => ("visa", "0341"),
+        _ => ("visa", "4242"),
+    };
+    let token = format!("pm_card_{name}_sbx{}", &id[..8]);
+    Ok(CardFacts { token, brand: brand.into(), last4: last4.into(), expires_month: 12, expires_year: 2034 })
+}
+
+#[async_trait]
+impl Provider for Sandbox {
+    fn kind(&self) -> ProviderKind {
+        ProviderKind::Payment
+    }
+
+    fn idempotent(&self) -> bool {
+        true
+    }
+
+    async fn execute(&self, key: &str, request: &[u8], _attempt: u32) -> Result<Vec<u8>, ProviderError> {
+        let request = codec::decode(request).map_err(|error| {
+            tracing::error!(%error, key, "a payment request does not decode");
+            ProviderError::Refused(Error::internal())
+        })?;
+        let (sandbox, key) = (self.clone(), key.to_owned());
+        let done = tokio::task::spawn_blocking(move || sandbox.run(&key, request)).await;
+        let receipt = done.map_err(|error| ProviderError::Unknown(error.to_string()))??;
+        codec::encode(&receipt).map_err(|error| ProviderError::Unknown(error.to_string()))
+    }
+
+    async fn reconcile(&self, key: &str, _request: &[u8]) -> Result<Option<Vec<u8>>, ProviderError> {
+        let answer = {
+            let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+            journal.answers.get(key).cloned()
+        };
+        let Some(answer) = answer else { return Ok(None) };
+        let bytes = codec::encode(&answer.receipt()?);
+        bytes.map(Some).map_err(|error| ProviderError::Unknown(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+#[path = "sandbox_tests.rs"]
+mod tests;

@@ -1,0 +1,122 @@
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+
+/// Answers one connection after another with the given responses and keeps what it was asked.
+async fn server(answers: Vec<Option<(u16, &'static str)>>) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let base = format!("http://{}", listener.local_addr().expect("an address"));
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = asked.clone();
+    tokio::spawn(async move {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().await.expect("accepts");
+            let mut request = vec![0; 16 << 10];
+            let mut length = 0;
+            while !whole(&request[..length]) {
+                length += stream.read(&mut request[length..]).await.expect("reads");
+            }
+            seen.lock().expect("not poisoned").push(String::from_utf8_lossy(&request[..length]).into_owned());
+            let Some((status, body)) = answer else { continue };
+            let answer =
+                format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.expect("writes");
+        }
+    });
+    (base, asked)
+}
+
+fn whole(request: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(request);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    body.len() >= length.unwrap_or(0)
+}
+
+fn stripe(api_base: String) -> Stripe {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let secret_key = Secret::new("sk_test_1".to_owned());
+    Stripe::new(StripeConfig { api_base, secret_key, connect_timeout_ms: 2_000, timeout_ms: 5_000 }).expect("builds")
+}
+
+fn charge() -> Vec<u8> {
+    let charge = Charge {
+        amount: Money::new(1999, Currency::USD),
+        customer: "cus_1".into(),
+        token: "pm_1".into(),
+        reference: "inv_1/1".into(),
+        description: "Pro".into(),
+        off_session: true,
+    };
+    codec::encode(&PaymentRequest::Charge(charge)).expect("encodes")
+}
+
+const PAID: &str =
+    r#"{"id":"pi_1","amount":1999,"currency":"usd","status":"succeeded","metadata":{"reference":"inv_1/1"}}"#;
+
+#[tokio::test]
+async fn a_charge_carries_key_credentials_and_reference() {
+    let (base, asked) = server(vec![Some((200, PAID))]).await;
+    let receipt = stripe(base).execute("invoice/inv_1:4:0", &charge(), 1).await.expect("charged");
+    let PaymentReceipt::Charge(receipt) = codec::decode(&receipt).expect("decodes") else { panic!("a charge") };
+    assert_eq!((receipt.id.as_str(), receipt.status), ("pi_1", ChargeStatus::Succeeded));
+    let asked = asked.lock().expect("not poisoned")[0].to_ascii_lowercase();
+    for part in [
+        "post /v1/payment_intents http/1.1",
+        "idempotency-key: invoice/inv_1:4:0",
+        "authorization: bearer sk_test_1",
+        "amount=1999&currency=usd&customer=cus_1&payment_method=pm_1",
+        "metadata%5breference%5d=inv_1%2f1",
+        "off_session=true",
+    ] {
+        assert!(asked.contains(part), "{part} in {asked}");
+    }
+}
+
+#[tokio::test]
+async fn every_answer_says_exactly_what_is_known() {
+    let answers = vec![
+        Some((402, r#"{"error":{"code":"card_declined","decline_code":"insufficient_funds"}}"#)),
+        Some((200, r#"{"id":"pi_2","amount":1999,"currency":"usd","status":"requires_action","client_secret":"s"}"#)),
+        Some((429, "{}")),
+        Some((400, r#"{"error":{"message":"no"}}"#)),
+        Some((500, "oops")),
+        Some((200, "not json")),
+        None,
+    ];
+    let (base, _) = server(answers).await;
+    let stripe = stripe(base);
+    let mut said = Vec::new();
+    for _ in 0..7 {
+        said.push(match stripe.execute("k", &charge(), 1).await {
+            Ok(_) => "receipt".to_owned(),
+            Err(ProviderError::Refused(error)) => super::super::decline_code(&error),
+            Err(ProviderError::Retry(_)) => "retry".to_owned(),
+            Err(ProviderError::Unknown(_)) => "unknown".to_owned(),
+        });
+    }
+    assert_eq!(said, ["insufficient_funds", "receipt", "retry", "invalid", "unknown", "unknown", "unknown"]);
+}
+
+#[tokio::test]
+async fn a_request_that_was_never_sent_may_be_retried() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let base = format!("http://{}", listener.local_addr().expect("an address"));
+    drop(listener);
+    assert!(matches!(stripe(base).execute("k", &charge(), 1).await, Err(ProviderError::Retry(_))));
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_found_by_its_reference() {
+    let other = r#"{"data":[{"id":"pi_0","amount":1,"currency":"usd","status":"succeeded"}],"has_more":true}"#;
+    let ours = r#"{"data":[{"id":"pi_1","amount":1999,"currency":"usd","status":"succeeded",
+        "metadata":{"reference":"inv_1/1"}}],"has_more":false}"#;
+    let (base, asked) = server(vec![Some((200, other)), Some((200, ours)), Some((200, r#"{"data":[]}"#))]).await;
+    let stripe = stripe(base);
+    assert!(stripe.reconcile("k", &charge()).await.expect("known").is_some());
+    assert!(stripe.reconcile("k", &charge()).await.expect("known").is_none());
+    assert!(asked.lock().expect("not poisoned")[1].contains("starting_after=pi_0"));
+}
