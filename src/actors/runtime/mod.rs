@@ -7,6 +7,7 @@
 //!
 //! Architecture invariant: nothing here knows a concrete entity, provider or log.
 
+pub mod advance;
 pub mod clock;
 pub mod directory;
 pub mod entity_actor;
@@ -64,6 +65,14 @@ pub struct RuntimeOptions {
     pub provider_attempts: u32,
     /// The longest a single provider call may take before its outcome counts as unknown.
     pub provider_deadline_ms: u64,
+    /// Pauses between deliveries of a message or a call that was put off: the first, doubling, at most the second.
+    pub retry_ms: (u64, u64),
+    /// Pause of an entity after a crash: the first, doubling, at most the second.
+    pub restart_ms: (u64, u64),
+    /// Crashes within ten minutes after which an entity is parked.
+    pub park_after: u32,
+    /// How long a request under an idempotency key is remembered, in hours of domain time.
+    pub remember_hours: i64,
 }
 
 impl Default for RuntimeOptions {
@@ -78,6 +87,10 @@ impl Default for RuntimeOptions {
             outbox_lane: 64,
             provider_attempts: 12,
             provider_deadline_ms: 30_000,
+            retry_ms: (20, 30_000),
+            restart_ms: (50, 30_000),
+            park_after: 5,
+            remember_hours: 25,
         }
     }
 }
@@ -99,6 +112,7 @@ pub struct Runtime {
     timers: Vec<Arc<Timers>>,
     sealer: Arc<OnceLock<Arc<dyn Sealer>>>,
     providers: BTreeMap<ProviderKind, Arc<dyn Provider>>,
+    advancing: tokio::sync::Mutex<()>,
     stopping: CancellationToken,
     tasks: TaskTracker,
 }
@@ -121,8 +135,8 @@ impl Runtime {
         let router = Router::new(shards, parts.kinds, Arc::clone(&parts.clock) as Arc<dyn Clock>, parts.options);
         let providers = parts.providers.into_iter().map(|provider| (provider.kind(), provider)).collect();
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let (outboxes, timers) = (Vec::new(), Vec::new());
-        Ok(Self { router, clock: parts.clock, outboxes, timers, sealer, providers, stopping, tasks })
+        let (outboxes, timers, advancing) = (Vec::new(), Vec::new(), tokio::sync::Mutex::new(()));
+        Ok(Self { router, clock: parts.clock, outboxes, timers, sealer, providers, advancing, stopping, tasks })
     }
 
     /// Sets the sealer; once, before anything is delivered.
@@ -139,6 +153,13 @@ impl Runtime {
             let timers = Arc::new(Timers::new(Arc::clone(shard), Arc::clone(&self.clock)));
             self.tasks.spawn(Arc::clone(&timers).run(self.stopping.clone()));
             self.timers.push(timers);
+        }
+    }
+
+    /// Starts a feed consumer on every shard.
+    pub fn follow(&self, consumer: &Arc<dyn feed::FeedConsumer>) {
+        for shard in self.router.shards() {
+            self.tasks.spawn(feed::consume(Arc::clone(shard), Arc::clone(consumer), self.stopping.clone()));
         }
     }
 

@@ -17,9 +17,6 @@ use crate::kernel::{
 };
 use crate::storage::state::ShardState;
 
-/// How long a request under an idempotency key is remembered, in hours of domain time.
-const REMEMBER_HOURS: i64 = 25;
-
 /// A part of an ordered listing.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
@@ -94,7 +91,7 @@ impl Router {
         digest.update(command.get(..4).unwrap_or(command));
         let mut hash = [0; 32];
         hash.copy_from_slice(digest.finish().as_ref());
-        let expires = self.clock.now().plus_minutes(REMEMBER_HOURS * 60);
+        let expires = self.clock.now().plus_minutes(self.options.remember_hours * 60);
         DedupeKey::Request { hash, expires }
     }
 

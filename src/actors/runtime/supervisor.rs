@@ -1,7 +1,7 @@
 //! One supervisor per shard: spawns entity actors, restarts them with backoff, parks those that keep crashing.
 //!
 //! An entity that panics costs its caller an `internal` error and itself a pause that doubles with every crash. After
-//! [`PARK_AFTER`] crashes within [`WINDOW`] it is parked: its requests are refused with `parked`, its timers and
+//! [`RuntimeOptions::park_after`](super::RuntimeOptions) crashes within [`WINDOW`] it is parked: its requests are refused with `parked`, its timers and
 //! messages wait, and an operator sees it. Its neighbours notice nothing.
 
 use std::collections::HashMap;
@@ -14,14 +14,12 @@ use tokio::time::Instant;
 
 use super::directory::{Handle, Vitals};
 use super::entity_actor::EntityArguments;
+use super::outbox::backoff;
 use super::shard::ShardParts;
 use crate::kernel::{EntityId, Error, ErrorCode};
 
-/// Crashes within [`WINDOW`] after which an entity is parked.
-pub const PARK_AFTER: u32 = 5;
 /// How long crashes are remembered.
 pub const WINDOW: Duration = Duration::from_secs(600);
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Crash records kept per shard; beyond it the oldest are forgotten.
 const RECORDS: usize = 10_000;
 
@@ -154,7 +152,8 @@ impl Supervised {
             self.crashes.remove(id);
             return Ok(());
         }
-        let pause = FIRST_PAUSE * 2u32.saturating_pow(crash.count.saturating_sub(1).min(10));
+        let (first, longest) = self.parts.options.restart_ms;
+        let pause = backoff(crash.count - 1, Duration::from_millis(first), Duration::from_millis(longest));
         if age < pause {
             return Err(Error::unavailable("This object is restarting after a failure; nothing was done."));
         }
@@ -177,7 +176,7 @@ impl Supervised {
         let crash = self.crashes.entry(id.clone()).or_insert(fresh);
         crash.count = if crash.last.elapsed() > WINDOW { 1 } else { crash.count + 1 };
         crash.last = Instant::now();
-        crash.parked = crash.count >= PARK_AFTER;
+        crash.parked = crash.count >= self.parts.options.park_after;
         crash.reason.clone_from(&reason);
         let kind = id.kind().to_owned();
         metrics::counter!("construct_entity_restarts_total", "kind" => kind).increment(1);

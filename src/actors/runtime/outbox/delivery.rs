@@ -23,8 +23,8 @@ use crate::kernel::{
 };
 use crate::providers::{Provider, ProviderError};
 
-const TELL_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(30));
-const CALL_PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(300));
+/// How many times longer the pauses between provider calls are than those between messages.
+const CALL_FACTOR: u32 = 10;
 
 /// How an attempt to deliver ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,13 +55,13 @@ impl Courier {
             Ok(None) => return Attempt::Settled,
             Err(error) => {
                 tracing::error!(%error, number, "an outbox record cannot be read");
-                return Attempt::Later(TELL_PAUSE.1);
+                return Attempt::Later(self.pause(u32::MAX));
             }
         };
         let payload = match self.open(&record).await {
             Ok(payload) => payload,
             Err(error) if error.code.may_retry() => {
-                return Attempt::Later(backoff(attempts, TELL_PAUSE.0, TELL_PAUSE.1));
+                return Attempt::Later(self.pause(attempts));
             }
             Err(error) => return self.finish(&record, Outcome::Refused(error)).await,
         };
@@ -75,6 +75,11 @@ impl Courier {
                 }
             },
         }
+    }
+
+    fn pause(&self, attempts: u32) -> Duration {
+        let (first, longest) = self.shard.parts.options.retry_ms;
+        backoff(attempts, Duration::from_millis(first), Duration::from_millis(longest))
     }
 
     async fn open(&self, record: &OutboxRecord) -> Result<Vec<u8>, Error> {
@@ -99,7 +104,7 @@ impl Courier {
             Ok(Delivered::Stale) => self.finish(record, Outcome::Done(Vec::new())).await,
             Err(error) if error.code.may_retry() => {
                 tracing::debug!(record = record.key(), %error, "a message is put off");
-                Attempt::Later(backoff(attempts, TELL_PAUSE.0, TELL_PAUSE.1))
+                Attempt::Later(self.pause(attempts))
             }
             Err(error) => {
                 tracing::warn!(record = record.key(), %to, %error, "a message was refused");
@@ -124,7 +129,7 @@ impl Courier {
         if !provider.idempotent() {
             let state = OutboxState::Sending { attempts: tried, since: wall_now() };
             if !self.set(record, state).await {
-                return Attempt::Later(TELL_PAUSE.1);
+                return Attempt::Later(self.pause(u32::MAX));
             }
         }
         let deadline = Duration::from_millis(self.shard.parts.options.provider_deadline_ms);
@@ -152,11 +157,11 @@ impl Courier {
             let detail = format!("Given up after {} attempts.", tried + 1);
             return self.finish(record, Outcome::Refused(Error::new(ErrorCode::Unavailable, detail))).await;
         }
-        let pause = backoff(tried, CALL_PAUSE.0, CALL_PAUSE.1);
+        let pause = self.pause(tried).saturating_mul(CALL_FACTOR);
         let millis = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
         let state = OutboxState::Waiting { attempts: tried + 1, not_before: wall_now().plus_millis(millis) };
         while !self.set(record, state.clone()).await {
-            tokio::time::sleep(TELL_PAUSE.0).await;
+            tokio::time::sleep(self.pause(0)).await;
         }
         Attempt::Later(pause)
     }
@@ -177,7 +182,7 @@ impl Courier {
             Err(_) if provider.idempotent() && tried + 1 < self.shard.parts.options.provider_attempts => {
                 let state = OutboxState::Sending { attempts: tried + 1, since: wall_now() };
                 self.set(record, state).await;
-                Attempt::Later(backoff(tried, CALL_PAUSE.0, CALL_PAUSE.1))
+                Attempt::Later(self.pause(tried).saturating_mul(CALL_FACTOR))
             }
             Err(_) => self.finish(record, Outcome::Unknown(why)).await,
         }
@@ -201,7 +206,7 @@ impl Courier {
             if self.try_finish(record, &outcome).await {
                 return Attempt::Settled;
             }
-            tokio::time::sleep(backoff(attempts, TELL_PAUSE.0, TELL_PAUSE.1)).await;
+            tokio::time::sleep(self.pause(attempts)).await;
             attempts += 1;
         }
     }
