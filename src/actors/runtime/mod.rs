@@ -24,6 +24,8 @@ pub mod shard;
 pub mod supervisor;
 #[cfg(test)]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 pub mod timers;
 
 use std::collections::BTreeMap;

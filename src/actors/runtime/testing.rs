@@ -1,6 +1,16 @@
-//! A harness for pure entity tests: given a history, when a command, then a decision.
+//! Harnesses: pure entity tests (given a history, when a command, then a decision), and a runtime in memory.
 
-use crate::kernel::{Context, Decision, Entity, EntityId, Error, Origin, Timestamp, codec};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot};
+
+use super::log::{LogError, ShardLog};
+use super::sealer::Sealer;
+use crate::kernel::{Context, Decision, Entity, EntityId, Error, Op, OpOutcome, Origin, ShardId, Timestamp, codec};
+use crate::storage::seal::DataKey;
+use crate::storage::state::{ShardState, StateOptions};
 
 /// One entity in memory, with a clock and an origin under the test's control.
 pub struct Given<E: Entity> {
@@ -44,5 +54,80 @@ impl<E: Entity> Given<E> {
         let snapshot = codec::encode(&self.state).expect("states encode");
         self.state = codec::decode(&snapshot).expect("states decode");
         Ok(decision)
+    }
+}
+
+/// A shard's log in memory: operations apply in order, one task hop after they were proposed.
+pub struct MemoryLog {
+    state: Arc<ShardState>,
+    queue: mpsc::Sender<Proposed>,
+}
+
+type Proposed = (Op, oneshot::Sender<Result<OpOutcome, LogError>>);
+
+impl MemoryLog {
+    /// Must be called within a runtime.
+    pub fn start(shard: ShardId) -> Arc<Self> {
+        Self::over(Arc::new(ShardState::in_memory(shard, StateOptions::default())))
+    }
+
+    /// A log that goes on where `state` is, as after a restart.
+    pub fn over(state: Arc<ShardState>) -> Arc<Self> {
+        let (queue, mut proposed) = mpsc::channel::<Proposed>(1024);
+        let applying = Arc::clone(&state);
+        tokio::spawn(async move {
+            let mut index = applying.applied().borrow().applied_index;
+            while let Some((op, done)) = proposed.recv().await {
+                index += 1;
+                let outcomes = applying.apply(index, std::slice::from_ref(&op)).expect("memory does not fail");
+                let _ = done.send(Ok(outcomes[0].clone()));
+            }
+        });
+        Arc::new(Self { state, queue })
+    }
+}
+
+#[async_trait]
+impl ShardLog for MemoryLog {
+    fn shard(&self) -> ShardId {
+        self.state.shard()
+    }
+
+    fn propose(&self, op: Op) -> Result<oneshot::Receiver<Result<OpOutcome, LogError>>, LogError> {
+        let (done, outcome) = oneshot::channel();
+        self.queue.try_send((op, done)).map_err(|_| LogError::Overloaded)?;
+        Ok(outcome)
+    }
+
+    async fn read_barrier(&self) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn state(&self) -> &Arc<ShardState> {
+        &self.state
+    }
+}
+
+/// Data keys in memory; a forgotten person has none.
+#[derive(Default)]
+pub struct MemoryKeys {
+    erased: Mutex<HashSet<String>>,
+}
+
+impl MemoryKeys {
+    pub fn erase(&self, subject: &str) {
+        self.erased.lock().expect("not poisoned").insert(subject.to_owned());
+    }
+}
+
+#[async_trait]
+impl Sealer for MemoryKeys {
+    async fn key(&self, subject: &str, _create: bool) -> Result<Option<DataKey>, Error> {
+        if self.erased.lock().expect("not poisoned").contains(subject) {
+            return Ok(None);
+        }
+        let mut key = [0x5a; 32];
+        key[..subject.len().min(32)].copy_from_slice(&subject.as_bytes()[..subject.len().min(32)]);
+        Ok(Some(DataKey::new(key)))
     }
 }
