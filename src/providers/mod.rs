@@ -3,12 +3,19 @@
 //! Architecture invariant: a provider is called only by the outbox, after the decision that asked for it is durable,
 //! and always with the same key for the same effect.
 
+pub mod email;
 pub mod keys;
 pub mod payment;
+pub mod push;
+pub mod sms;
 
 use async_trait::async_trait;
 
 use crate::kernel::{self, ProviderKind};
+
+/// Stands for the public URL of the gateway in texts and links that entities write; providers replace it with
+/// `gateway.public_url` when they send, so that journals do not carry an address that may change.
+pub const PUBLIC_URL: &str = "%PUBLIC_URL%";
 
 /// How a call ended that did not succeed.
 #[derive(Debug, Clone, thiserror::Error)]
