@@ -1,5 +1,10 @@
 //! Every entity kind of the product, one line each.
 
+use super::identity::email_claim::EmailClaim;
+use super::identity::roles::Roles;
+use super::identity::session::Session;
+use super::identity::signing_keys::SigningKeys;
+use super::identity::user::User;
 use super::notifications::{Delivery, Devices, Inbox, Preferences, TemplateBook};
 use super::runtime::clock::VirtualClock;
 use super::runtime::kinds::Kind;
@@ -14,5 +19,10 @@ pub fn kinds() -> Vec<Kind> {
         Kind::of::<Inbox>(),
         Kind::of::<Preferences>(),
         Kind::of::<TemplateBook>(),
+        Kind::of::<EmailClaim>(),
+        Kind::of::<Roles>(),
+        Kind::of::<Session>(),
+        Kind::of::<SigningKeys>(),
+        Kind::of::<User>(),
     ]
 }

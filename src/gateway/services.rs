@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::actors::runtime::{Router, Runtime};
 use crate::kernel::Clock;
 use crate::settings::Settings;
 
@@ -10,6 +9,4 @@ use crate::settings::Settings;
 pub struct Services {
     pub settings: Arc<Settings>,
     pub clock: Arc<dyn Clock>,
-    pub router: Router,
-    pub runtime: Arc<Runtime>,
 }

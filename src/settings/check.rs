@@ -77,7 +77,6 @@ fn gateway(settings: &Settings, faults: &mut Vec<Fault>) {
     let url = is_url(&gateway.public_url, &["http", "https"]);
     expect(faults, url, "gateway.public_url", "expected http://HOST or https://HOST");
     range(faults, "gateway.max_connections", gateway.max_connections, 1..=10_000_000);
-    range(faults, "gateway.max_connections_per_address", gateway.max_connections_per_address, 1..=10_000_000);
     range(faults, "gateway.max_in_flight", gateway.max_in_flight, 1..=1_000_000);
     range(faults, "gateway.max_body_bytes", gateway.max_body_bytes, 1024..=1 << 30);
     range(faults, "gateway.max_header_bytes", gateway.max_header_bytes, 8192..=1 << 20);
@@ -155,7 +154,6 @@ fn runtime(settings: &Settings, faults: &mut Vec<Fault>) {
     let limits = &settings.limits;
     for (name, limit) in [
         ("auth", limits.auth),
-        ("account", limits.account),
         ("public", limits.public),
         ("read", limits.read),
         ("write", limits.write),
@@ -179,7 +177,6 @@ fn identity(settings: &Settings, faults: &mut Vec<Fault>) {
         ("identity.reset_token_seconds", identity.reset_token_seconds),
         ("identity.mfa_challenge_seconds", identity.mfa_challenge_seconds),
         ("identity.step_up_seconds", identity.step_up_seconds),
-        ("identity.lockout_seconds", identity.lockout_seconds),
     ] {
         range(faults, path, value, 1..=30 * DAY_SECONDS);
     }
@@ -189,8 +186,6 @@ fn identity(settings: &Settings, faults: &mut Vec<Fault>) {
     range(faults, "identity.password_min_score", identity.password_min_score, 0..=4);
     range(faults, "identity.hash_concurrency", identity.hash_concurrency, 1..=256);
     range(faults, "identity.hash_queue_max", identity.hash_queue_max, 1..=65_536);
-    range(faults, "identity.lockout_after", identity.lockout_after, 3..=1000);
-    range(faults, "identity.max_sessions_per_user", identity.max_sessions_per_user, 1..=10_000);
     let issuer = !identity.totp_issuer.is_empty() && !identity.totp_issuer.contains(':');
     expect(faults, issuer, "identity.totp_issuer", "expected a name without a colon");
 }

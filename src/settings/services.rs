@@ -19,9 +19,6 @@ pub struct Identity {
     pub password_min_score: u8,
     pub hash_concurrency: usize,
     pub hash_queue_max: usize,
-    pub lockout_after: u32,
-    pub lockout_seconds: i64,
-    pub max_sessions_per_user: usize,
     pub totp_issuer: String,
 }
 

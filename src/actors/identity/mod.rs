@@ -1,1 +1,11 @@
 //! Users, sessions, credentials and roles.
+
+pub mod address;
+pub mod email_claim;
+pub mod opaque;
+pub mod passwords;
+pub mod roles;
+pub mod session;
+pub mod signing_keys;
+pub mod totp;
+pub mod user;

@@ -1,0 +1,203 @@
+//! Passwords: their policy, and Argon2id (RFC 9106) on a bounded pool of blocking threads.
+//!
+//! Hashing happens before a command is sent, never inside an entity. At the bound the caller hears `overloaded`
+//! instead of waiting without end. A dummy hash stands in where there is none, so that an unknown address costs the
+//! same time as a wrong password.
+
+use std::sync::Arc;
+
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use argon2::{Algorithm, Argon2, Params, Version};
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::Semaphore;
+use unicode_normalization::UnicodeNormalization;
+
+use crate::kernel::{Error, Secret};
+
+/// The OWASP floor for Argon2id: 19 MiB, two passes, one lane.
+const MEMORY_KIB: u32 = 19 * 1024;
+const PASSES: u32 = 2;
+const LANES: u32 = 1;
+const SALT_BYTES: usize = 16;
+
+/// More is refused.
+const MAX_CHARS: usize = 256;
+
+/// What a new password must be like, and how many are hashed at a time.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    pub min_chars: usize,
+    /// Of zxcvbn: 0 to 4.
+    pub min_score: u8,
+    /// Hashes computed at once, 19 MiB each.
+    pub parallel: usize,
+    /// Callers who may wait behind them.
+    pub waiting: usize,
+}
+
+/// The pool. Cheap to clone.
+#[derive(Clone)]
+pub struct Passwords {
+    admitted: Arc<Semaphore>,
+    running: Arc<Semaphore>,
+    dummy: Arc<str>,
+    policy: Policy,
+}
+
+impl Passwords {
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        let parallel = policy.parallel.max(1);
+        let dummy = hash_now("no account has this password").expose().as_str().into();
+        Self {
+            admitted: Arc::new(Semaphore::new(parallel + policy.waiting)),
+            running: Arc::new(Semaphore::new(parallel)),
+            dummy,
+            policy,
+        }
+    }
+
+    /// Checks the policy for a new password and hashes it; the PHC string. `inputs` are words it must not be made
+    /// of, such as the address. `pointer` names the request member in a refusal.
+    ///
+    /// # Errors
+    /// `invalid` when it is too short, too long or too easy to guess; `overloaded` when the pool is full.
+    pub async fn hash_new(
+        &self,
+        password: Secret<String>,
+        inputs: Vec<String>,
+        pointer: &'static str,
+    ) -> Result<Secret<String>, Error> {
+        let policy = self.policy;
+        self.run(move || {
+            let plain = normalize(&password);
+            check_strength(policy, plain.expose(), &inputs, pointer)?;
+            Ok(hash_now(plain.expose()))
+        })
+        .await?
+    }
+
+    /// Whether the password belongs to the PHC string; without one, `false` after the same work.
+    ///
+    /// # Errors
+    /// `overloaded` when the pool is full.
+    pub async fn verify(&self, password: Secret<String>, phc: Option<Secret<String>>) -> Result<bool, Error> {
+        let dummy = Arc::clone(&self.dummy);
+        self.run(move || {
+            let plain = normalize(&password);
+            let known = phc.is_some();
+            let text = phc.as_ref().map_or(&*dummy, |phc| phc.expose().as_str());
+            let matches = plain.expose().chars().count() <= MAX_CHARS && verify_now(plain.expose(), text);
+            matches && known
+        })
+        .await
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+        let place =
+            Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| Error::overloaded("The queue for passwords"))?;
+        let turn = Arc::clone(&self.running).acquire_owned().await.map_err(|_| Error::internal())?;
+        // The permits move along: a caller who gives up does not free a thread that still works.
+        let job = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop((turn, place));
+            done
+        });
+        job.await.map_err(|error| {
+            tracing::error!(%error, "a password job did not finish");
+            Error::internal()
+        })
+    }
+}
+
+/// One password however its letters were composed (NIST SP 800-63B §5.1.1.2). Long texts are cut where every policy
+/// refuses them anyway.
+fn normalize(password: &Secret<String>) -> Secret<String> {
+    Secret::new(password.expose().chars().take(MAX_CHARS * 4).nfkc().collect())
+}
+
+fn argon2() -> Argon2<'static> {
+    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).expect("parameters within their bounds");
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+}
+
+fn hash_now(plain: &str) -> Secret<String> {
+    let mut salt = [0; SALT_BYTES];
+    SystemRandom::new().fill(&mut salt).expect("the operating system's generator works");
+    let hash = argon2().hash_password_with_salt(plain.as_bytes(), &salt).expect("a salt of 16 bytes and bounded input");
+    Secret::new(hash.to_string())
+}
+
+fn verify_now(plain: &str, phc: &str) -> bool {
+    PasswordHash::new(phc).is_ok_and(|hash| argon2().verify_password(plain.as_bytes(), &hash).is_ok())
+}
+
+fn check_strength(policy: Policy, plain: &str, inputs: &[String], pointer: &str) -> Result<(), Error> {
+    let chars = plain.chars().count();
+    if chars < policy.min_chars {
+        return Err(Error::invalid(pointer, format!("must have at least {} characters", policy.min_chars)));
+    }
+    if chars > MAX_CHARS {
+        return Err(Error::invalid(pointer, format!("must have at most {MAX_CHARS} characters")));
+    }
+    let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+    let estimate = zxcvbn::zxcvbn(plain, &inputs);
+    if u8::from(estimate.score()) >= policy.min_score {
+        return Ok(());
+    }
+    let mut detail = "is too easy to guess".to_owned();
+    if let Some(feedback) = estimate.feedback() {
+        if let Some(warning) = feedback.warning() {
+            detail = format!("{detail}. {}", warning.to_string().trim_end_matches('.'));
+        }
+        for suggestion in feedback.suggestions().iter().take(2) {
+            detail = format!("{detail}. {}", suggestion.to_string().trim_end_matches('.'));
+        }
+    }
+    Err(Error::invalid(pointer, detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::ErrorCode;
+
+    fn pool(waiting: usize) -> Passwords {
+        Passwords::new(Policy { min_chars: 8, min_score: 2, parallel: 1, waiting })
+    }
+
+    fn secret(text: &str) -> Secret<String> {
+        Secret::new(text.to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_password_is_known_again_however_it_was_composed() {
+        let pool = pool(4);
+        let phc = pool.hash_new(secret("caf\u{e9} robot lantern"), vec![], "/password").await.expect("accepted");
+        assert!(phc.expose().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
+        let check = |text| pool.verify(secret(text), Some(phc.clone()));
+        assert_eq!(check("cafe\u{301} robot lantern").await, Ok(true));
+        assert_eq!(check("cafe robot lantern").await, Ok(false));
+        assert_eq!(pool.verify(secret("no account has this password"), None).await, Ok(false));
+    }
+
+    #[tokio::test]
+    async fn weak_passwords_are_refused_by_field() {
+        let pool = pool(4);
+        let long = "a1".repeat(129);
+        for weak in ["short", "password1", "12345678", "ada.lovelace@example.org", &long] {
+            let inputs = vec!["ada.lovelace@example.org".to_owned(), "ada.lovelace".to_owned()];
+            let error = pool.hash_new(secret(weak), inputs, "/password").await.expect_err(weak);
+            assert_eq!((error.code, error.errors[0].pointer.as_str()), (ErrorCode::Invalid, "/password"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_says_so_at_once() {
+        let pool = pool(0);
+        let _busy = Arc::clone(&pool.admitted).try_acquire_owned().expect("free");
+        let error = pool.verify(secret("x"), None).await.expect_err("full");
+        assert_eq!(error.code, ErrorCode::Overloaded);
+    }
+}
