@@ -32,6 +32,9 @@ pub enum CodecError {
     Version { kind: u8, found: u16, newest: u16 },
     #[error("record is cut short")]
     Short,
+    /// Decoded, but not a value of its type.
+    #[error("record of kind {kind} is not valid: {what}")]
+    Invalid { kind: u8, what: String },
 }
 
 fn options() -> impl Options {

@@ -3,3 +3,4 @@
 pub mod seal;
 pub mod state;
 pub mod types;
+pub mod wal;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use openraft::RaftTypeConfig;
+use openraft::vote::RaftLeaderId;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::{Op, OpOutcome};
@@ -38,3 +40,9 @@ openraft::declare_raft_types!(
         NodeId = u64,
         Node = openraft::BasicNode,
 );
+
+/// Who proposed an entry: a term and the node that led in it.
+pub type LeaderId = <TypeConfig as RaftTypeConfig>::LeaderId;
+pub type LogId = openraft::LogId<<LeaderId as RaftLeaderId>::Committed>;
+pub type Vote = <TypeConfig as RaftTypeConfig>::Vote;
+pub type Entry = <TypeConfig as RaftTypeConfig>::Entry;

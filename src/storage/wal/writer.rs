@@ -1,0 +1,285 @@
+//! The one thread that writes: takes everything queued, writes it, syncs once, tells everyone, and again.
+//!
+//! Invariants: a write begins only after the one before it was synced; a segment is begun only after the one before
+//! it was sealed and synced; nothing is reported durable before its sync; after any error nothing is written again.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::disk::Disk;
+use super::error::WalError;
+use super::frame::{self, Frame, Kind};
+use super::queue::{EntryKey, Item, NO_GROUP, Record};
+use super::segment::{HEADER_BYTES, Header, Place, Segment};
+use super::shared::{Shared, lock};
+
+/// The most one write carries before it is synced and its callers are told.
+const MAX_WRITE_BYTES: usize = 8 << 20;
+
+/// The segments that hold the newest vote, committed and purged log id of a group; 0 is none.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StateMarks {
+    vote: u64,
+    committed: u64,
+    purged: u64,
+}
+
+impl StateMarks {
+    /// A record of `kind` was written into segment `number`.
+    pub fn note(&mut self, kind: Kind, number: u64) {
+        match kind {
+            Kind::Vote => self.vote = number,
+            Kind::Committed => self.committed = number,
+            Kind::Purge => self.purged = number,
+            Kind::State => *self = Self { vote: number, committed: number, purged: number },
+            Kind::Removed => *self = Self::default(),
+            Kind::Append | Kind::Truncate | Kind::Moved | Kind::Freed | Kind::Seal => {}
+        }
+    }
+
+    /// Whether freeing every segment up to `number` would lose one of them.
+    pub fn need(&self, number: u64) -> bool {
+        [self.vote, self.committed, self.purged].iter().any(|at| (1..=number).contains(at))
+    }
+}
+
+/// Places of an item's records, in order, once staged.
+struct Staged {
+    item: Item,
+    places: Vec<Place>,
+}
+
+/// An entry whose bytes are in memory although they are on disk.
+struct Cached {
+    group: u16,
+    key: EntryKey,
+    bytes: usize,
+}
+
+pub struct Writer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) disk: Arc<dyn Disk>,
+    /// Written no more, oldest first.
+    pub(super) sealed: VecDeque<Arc<Segment>>,
+    pub(super) marks: BTreeMap<u16, StateMarks>,
+    /// The segment on its way out.
+    pub(super) freeing: Option<u64>,
+    head: Arc<Segment>,
+    /// Where the next write goes.
+    offset: u32,
+    buffer: Vec<u8>,
+    buffered_records: u64,
+    cached: VecDeque<Cached>,
+    cached_bytes: usize,
+}
+
+impl Writer {
+    /// Begins a new segment after `sealed`.
+    pub fn new(
+        shared: Arc<Shared>,
+        disk: Arc<dyn Disk>,
+        sealed: VecDeque<Arc<Segment>>,
+        marks: BTreeMap<u16, StateMarks>,
+    ) -> Result<Self, WalError> {
+        let number = sealed.back().map_or(1, |last| last.number() + 1);
+        let oldest = sealed.front().map_or(number, |first| first.number());
+        let head = Arc::new(Segment::create(&*disk, Header::new(number, oldest), shared.options.segment_bytes)?);
+        let writer = Self {
+            shared,
+            disk,
+            sealed,
+            marks,
+            freeing: None,
+            head,
+            offset: HEADER_BYTES,
+            buffer: Vec::new(),
+            buffered_records: 0,
+            cached: VecDeque::new(),
+            cached_bytes: 0,
+        };
+        writer.count_space();
+        Ok(writer)
+    }
+
+    /// Runs until the log is closed or fails.
+    pub fn run(mut self) {
+        let _guard = FailOnPanic(Arc::clone(&self.shared));
+        if let Err(error) = self.work() {
+            self.shared.fail(&error.to_string());
+        }
+    }
+
+    fn work(&mut self) -> Result<(), WalError> {
+        self.reclaim()?;
+        while let Some(items) = self.shared.queue.take()? {
+            self.commit(items)?;
+            self.reclaim()?;
+            self.count_space();
+        }
+        self.seal()?;
+        self.head.cut(self.offset)
+    }
+
+    /// Writes and syncs `items`, telling each when all of it is durable.
+    fn commit(&mut self, items: Vec<Item>) -> Result<(), WalError> {
+        let mut staged = Vec::with_capacity(items.len());
+        for item in items {
+            let mut places = Vec::with_capacity(item.records.len());
+            for record in &item.records {
+                if self.make_room(frame::size(record.body.len()))? {
+                    self.settle(&mut staged)?;
+                }
+                places.push(self.stage(record));
+            }
+            staged.push(Staged { item, places });
+        }
+        self.flush()?;
+        self.settle(&mut staged)
+    }
+
+    /// Sees to it that a frame of `size` bytes fits behind the buffer. True when what was buffered is now durable.
+    fn make_room(&mut self, size: u32) -> Result<bool, WalError> {
+        let seal = u64::from(frame::size(0));
+        if u64::from(self.end()) + u64::from(size) + seal > self.head.size() {
+            self.seal()?;
+            self.begin_segment(u64::from(HEADER_BYTES) + u64::from(size) + seal)?;
+            return Ok(true);
+        }
+        if !self.buffer.is_empty() && self.buffer.len() + size as usize > MAX_WRITE_BYTES {
+            self.flush()?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Where the next frame goes.
+    fn end(&self) -> u32 {
+        self.offset + u32::try_from(self.buffer.len()).expect("a write is smaller than a segment")
+    }
+
+    fn put(&mut self, group: u16, kind: Kind, body: &[u8]) -> u32 {
+        let offset = self.end();
+        let frame = Frame { offset, batch: self.offset, group, kind, body };
+        frame::put(&mut self.buffer, self.head.header.salt, &frame);
+        self.buffered_records += 1;
+        offset
+    }
+
+    fn stage(&mut self, record: &Record) -> Place {
+        let offset = self.put(record.group, record.kind, &record.body);
+        let body_len = u32::try_from(record.body.len()).expect("records are limited by the codec to far below 4 GiB");
+        if record.group != NO_GROUP {
+            self.marks.entry(record.group).or_default().note(record.kind, self.head.number());
+        }
+        Place { segment: Arc::clone(&self.head), offset, body_len }
+    }
+
+    /// Makes the buffer durable.
+    fn flush(&mut self) -> Result<(), WalError> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let began = Instant::now();
+        self.head.write(&self.buffer, self.offset)?;
+        self.head.sync()?;
+        self.shared.counters.committed(self.buffered_records, self.buffer.len() as u64, began.elapsed());
+        self.offset = self.end();
+        self.buffer.clear();
+        self.buffer.shrink_to(MAX_WRITE_BYTES);
+        self.buffered_records = 0;
+        Ok(())
+    }
+
+    /// Makes the buffer durable, and the segment's end with it.
+    fn seal(&mut self) -> Result<(), WalError> {
+        self.put(NO_GROUP, Kind::Seal, &[]);
+        self.flush()
+    }
+
+    fn begin_segment(&mut self, needed_bytes: u64) -> Result<(), WalError> {
+        let sealed = Arc::clone(&self.head);
+        let oldest = self.sealed.front().map_or(sealed.number(), |first| first.number());
+        let bytes = needed_bytes.max(self.shared.options.segment_bytes);
+        self.head = Arc::new(Segment::create(&*self.disk, Header::new(sealed.number() + 1, oldest), bytes)?);
+        self.offset = HEADER_BYTES;
+        self.sealed.push_back(sealed);
+        Ok(())
+    }
+
+    /// Tells the callers of what is durable now, and notes where it stands.
+    fn settle(&mut self, staged: &mut Vec<Staged>) -> Result<(), WalError> {
+        for Staged { item, places } in staged.drain(..) {
+            self.note_places(&item, places);
+            item.done.complete(Ok(()));
+            if let Some(number) = item.frees {
+                self.free(number)?;
+            }
+        }
+        self.evict();
+        Ok(())
+    }
+
+    fn note_places(&mut self, item: &Item, places: Vec<Place>) {
+        let Some(group) = item.records.first().map(|record| record.group).filter(|group| *group != NO_GROUP) else {
+            return;
+        };
+        let index = self.shared.group(group);
+        let mut index = lock(&index);
+        for (record, place) in item.records.iter().zip(places) {
+            let Some(key) = record.entry else { continue };
+            let held = index.set_place(key.index, key.ticket, place);
+            if held && record.kind == Kind::Append {
+                self.cached_bytes += record.body.len();
+                self.cached.push_back(Cached { group, key, bytes: record.body.len() });
+            }
+        }
+    }
+
+    /// Keeps the bytes of recent entries within their budget, oldest out first.
+    fn evict(&mut self) {
+        while self.cached_bytes > self.shared.options.cache_bytes {
+            let Some(Cached { group, key, bytes }) = self.cached.pop_front() else { break };
+            self.cached_bytes -= bytes;
+            lock(&self.shared.group(group)).evict(key.index, key.ticket);
+        }
+    }
+
+    /// Removes the oldest segment, from which everything live was copied.
+    fn free(&mut self, number: u64) -> Result<(), WalError> {
+        self.freeing = None;
+        let Some(oldest) = self.sealed.front().filter(|oldest| oldest.number() == number) else {
+            return Err(WalError::Stopped(format!("segment {number} was to be freed but is not the oldest")));
+        };
+        if oldest.live() != 0 {
+            let live = oldest.live();
+            return Err(WalError::Stopped(format!("segment {number} was to be freed but holds {live} live bytes")));
+        }
+        oldest.remove(&*self.disk)?;
+        self.sealed.pop_front();
+        self.shared.counters.freed();
+        Ok(())
+    }
+
+    /// Bytes of all files and of the live entries in them.
+    pub(super) fn space(&self) -> (u64, u64) {
+        let segments = self.sealed.iter().chain([&self.head]);
+        segments.fold((0, 0), |(disk, live), segment| (disk + segment.size(), live + segment.live()))
+    }
+
+    fn count_space(&self) {
+        let (disk, live) = self.space();
+        self.shared.counters.occupied(self.sealed.len() as u64 + 1, disk, live);
+    }
+}
+
+/// A panic of the writer is a failure of the log like any other.
+struct FailOnPanic(Arc<Shared>);
+
+impl Drop for FailOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail("the writer panicked");
+        }
+    }
+}
