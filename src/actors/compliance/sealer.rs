@@ -11,10 +11,11 @@ use async_trait::async_trait;
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
-use super::keyring::{Command, Reply};
+use super::keyring::{Command, Keyring, Reply, TABLE, keyring_id};
 use crate::actors::runtime::sealer::Sealer;
-use crate::kernel::{Error, ErrorCode};
-use crate::providers::keys::{KeyError, KeyWrapper};
+use crate::actors::runtime::{Page, Router};
+use crate::kernel::{Error, ErrorCode, Origin, codec};
+use crate::providers::keys::{KeyError, KeyWrapper, WrappedKey};
 use crate::storage::seal::DataKey;
 
 /// How the sealer reaches keyrings: the router in the product, a map in tests.
@@ -25,6 +26,29 @@ pub trait Keyrings: Send + Sync + 'static {
     /// # Errors
     /// The keyring's refusal, or `unavailable`.
     async fn ask(&self, user_id: &str, command: Command) -> Result<Reply, Error>;
+
+    /// The row of `keyring/<user_id>`; linearizable.
+    ///
+    /// # Errors
+    /// `unavailable` when it cannot be read now.
+    async fn wrapped(&self, user_id: &str) -> Result<Option<WrappedKey>, Error>;
+}
+
+#[async_trait]
+impl Keyrings for Router {
+    async fn ask(&self, user_id: &str, command: Command) -> Result<Reply, Error> {
+        self.ask::<Keyring>(&keyring_id(user_id), command, &Origin::system("sealer")).await
+    }
+
+    async fn wrapped(&self, user_id: &str) -> Result<Option<WrappedKey>, Error> {
+        let page = Page { after: None, limit: 1, reverse: false };
+        let rows = self.rows(&keyring_id(user_id), TABLE, page).await?;
+        let Some((_, bytes)) = rows.first() else { return Ok(None) };
+        codec::decode(bytes).map(Some).map_err(|error| {
+            tracing::error!(user_id, %error, "the wrapped key of a person does not decode");
+            Error::internal()
+        })
+    }
 }
 
 /// The [`Sealer`] of the product.
@@ -60,16 +84,21 @@ impl KeyringSealer {
         self.keyrings.get().ok_or_else(|| Error::unavailable("The node is still starting."))
     }
 
-    /// The key as the keyring has it; `None` when it has none, with whether one may be made.
+    /// The key as the keyring has it.
     async fn fetch(&self, user_id: &str) -> Result<Fetched, Error> {
-        match self.keyrings()?.ask(user_id, Command::Get).await? {
-            Reply::Held(wrapped) => {
-                let key = self.keys.unwrap(user_id, &wrapped).await.map_err(|error| failed(user_id, &error))?;
-                Ok(Fetched::Key(DataKey::new(*key)))
-            }
-            Reply::Erased { .. } => Ok(Fetched::Erased),
-            Reply::Absent | Reply::Accepted => Ok(Fetched::Absent),
+        let keyrings = self.keyrings()?;
+        match keyrings.ask(user_id, Command::Get).await? {
+            Reply::Held { .. } => {}
+            Reply::Erased { .. } => return Ok(Fetched::Erased),
+            Reply::Absent | Reply::Accepted => return Ok(Fetched::Absent),
         }
+        let Some(wrapped) = keyrings.wrapped(user_id).await? else {
+            // Erased between the two questions, or else the row is lost, which must not look like an erasure.
+            let erased = matches!(keyrings.ask(user_id, Command::Get).await?, Reply::Erased { .. });
+            return if erased { Ok(Fetched::Erased) } else { Err(lost(user_id)) };
+        };
+        let key = self.keys.unwrap(user_id, &wrapped).await.map_err(|error| failed(user_id, &error))?;
+        Ok(Fetched::Key(DataKey::new(*key)))
     }
 
     /// Makes the person's first key. `None`: another caller was first, or the person was erased meanwhile.
@@ -116,6 +145,11 @@ impl Sealer for KeyringSealer {
         self.cache().put(subject, &key, generation);
         Ok(Some(key))
     }
+}
+
+fn lost(user_id: &str) -> Error {
+    tracing::error!(user_id, "the wrapped key of a person is missing from its keyring");
+    Error::internal()
 }
 
 fn failed(user_id: &str, error: &KeyError) -> Error {

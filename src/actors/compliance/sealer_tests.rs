@@ -1,14 +1,15 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::super::keyring::Keyring;
 use super::*;
 use crate::actors::runtime::testing::Given;
+use crate::kernel::{Change, Decision};
 use crate::providers::keys::FileKeys;
 
 /// Real keyrings in a map, without the runtime. Counts questions; `on_get` runs after an answer was taken.
 #[derive(Default)]
 struct InMemory {
     keyrings: Mutex<HashMap<String, Given<Keyring>>>,
+    rows: Mutex<HashMap<String, WrappedKey>>,
     asked: AtomicUsize,
     on_get: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
@@ -21,12 +22,42 @@ impl Keyrings for InMemory {
         let answer = {
             let mut keyrings = self.keyrings.lock().expect("not poisoned");
             let given = keyrings.entry(user_id.to_owned()).or_insert_with(|| Given::new(user_id));
-            given.when(command).map(|decision| decision.reply)
+            given.when(command).map(|decision| self.keep(user_id, decision))
         };
         if let Some(action) = self.on_get.lock().expect("not poisoned").take_if(|_| is_get) {
             action();
         }
         answer
+    }
+
+    async fn wrapped(&self, user_id: &str) -> Result<Option<WrappedKey>, Error> {
+        Ok(self.rows.lock().expect("not poisoned").get(user_id).cloned())
+    }
+}
+
+impl InMemory {
+    /// Does to the rows what the shard's state would do.
+    fn keep(&self, user_id: &str, decision: Decision<Keyring>) -> Reply {
+        let mut rows = self.rows.lock().expect("not poisoned");
+        for change in decision.changes {
+            match change {
+                Change::Row { value: Some(value), .. } => {
+                    rows.insert(user_id.to_owned(), codec::decode(&value).expect("a wrapped key"));
+                }
+                Change::Row { value: None, .. } => drop(rows.remove(user_id)),
+                _ => {}
+            }
+        }
+        decision.reply
+    }
+
+    /// Asks without the hook, from within it.
+    fn tell(&self, user_id: &str, command: Command) {
+        let decision = {
+            let mut keyrings = self.keyrings.lock().expect("not poisoned");
+            keyrings.get_mut(user_id).expect("there").when(command).expect("accepted")
+        };
+        self.keep(user_id, decision);
     }
 }
 
@@ -78,18 +109,28 @@ async fn after_erasure_nothing_opens_and_nothing_is_made() {
 }
 
 #[tokio::test]
-async fn a_key_forgotten_while_it_was_fetched_is_not_remembered() {
+async fn a_key_erased_while_it_is_fetched_is_not_remembered() {
     let fixture = fixture(8);
     fixture.key("usr_a", true).await.expect("made");
     fixture.sealer.forget("usr_a");
     let (sealer, keyrings) = (Arc::clone(&fixture.sealer), Arc::clone(&fixture.keyrings));
     *fixture.keyrings.on_get.lock().expect("not poisoned") = Some(Box::new(move || {
-        let mut keyrings = keyrings.keyrings.lock().expect("not poisoned");
-        keyrings.get_mut("usr_a").expect("there").when(Command::Erase).expect("erased");
+        keyrings.tell("usr_a", Command::Erase);
         sealer.forget("usr_a");
     }));
-    fixture.key("usr_a", false).await.expect("it was read before the erasure");
-    assert_eq!(fixture.key("usr_a", false).await, None, "and not remembered after it");
+    assert_eq!(fixture.key("usr_a", false).await, None, "the row went before it was read");
+    assert_eq!(fixture.key("usr_a", false).await, None);
+}
+
+#[tokio::test]
+async fn a_key_fetched_before_it_was_forgotten_is_not_remembered() {
+    let mut cache = KeyCache::new(8);
+    let fetching_since = cache.generation;
+    cache.forget("usr_b");
+    cache.put("usr_a", &DataKey::new([1; 32]), fetching_since);
+    assert!(cache.get("usr_a").is_none());
+    cache.put("usr_a", &DataKey::new([1; 32]), cache.generation);
+    assert!(cache.get("usr_a").is_some());
 }
 
 #[tokio::test]
@@ -98,9 +139,7 @@ async fn callers_that_race_for_the_first_key_get_the_same_one() {
     let rival = Arc::clone(&fixture.sealer.keys).wrap("usr_a", &[9; 32]).await.expect("wrapped");
     let keyrings = Arc::clone(&fixture.keyrings);
     *fixture.keyrings.on_get.lock().expect("not poisoned") = Some(Box::new(move || {
-        let mut keyrings = keyrings.keyrings.lock().expect("not poisoned");
-        let create = Command::Create { wrapped: rival };
-        keyrings.get_mut("usr_a").expect("there").when(create).expect("created");
+        keyrings.tell("usr_a", Command::Create { wrapped: rival });
     }));
     assert_eq!(fixture.key("usr_a", true).await, Some([9; 32]));
 }

@@ -1,9 +1,10 @@
 //! `keyring/<usr_id>`: the wrapped data key of one person, and the proof that it was destroyed.
 //!
-//! Architecture invariants: a keyring never makes a second key; once erased it stays erased; and erasing purges its
-//! journal, so that the shard's state keeps no copy of the wrapped key. It holds no personal data and has no subject:
-//! its events are in clear, which is also what keeps sealing from recursing into itself. Deliberately absent: the
-//! unwrapped key, which exists only in memory, in [`super::sealer`].
+//! Architecture invariants: a keyring never makes a second key; once erased it stays erased; and the wrapped key is in
+//! one row and nowhere else (not in events, which feeds keep, nor in remembered replies), so that erasing, which purges
+//! rows and journal, leaves no copy in the shard's state. It holds no personal data and has no subject: it is stored in
+//! clear, which is also what keeps sealing from recursing into itself. Deliberately absent: the unwrapped key, which
+//! exists only in memory, in [`super::sealer`].
 
 mod protocol;
 mod state;
@@ -17,6 +18,10 @@ use crate::kernel::EntityId;
 
 /// Index of living keyrings: key `<version, 4 bytes big endian><usr_id>`, empty value. Drives the rotation of KEKs.
 pub const BY_VERSION: &str = "keyring_by_version";
+
+/// The table and key of the one row: the encoded [`crate::providers::keys::WrappedKey`].
+pub const TABLE: &str = "key";
+pub const ROW: &[u8] = b"wrapped";
 
 /// The keyring of a person.
 #[must_use]

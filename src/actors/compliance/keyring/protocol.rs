@@ -1,4 +1,5 @@
-//! What a keyring is told, what it records and what it answers. Persisted: variants go last.
+//! What a keyring is told, what it records and what it answers. Persisted: variants go last. Neither events nor
+//! replies carry the wrapped key.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,8 +10,7 @@ use crate::providers::keys::WrappedKey;
 pub enum Command {
     /// Answers [`Reply::Absent`], [`Reply::Held`] or [`Reply::Erased`].
     Get,
-    /// Stores the person's first key. Refused with `conflict` when there is one and `gone` after erasure. The answer
-    /// does not repeat the key, so that nothing but the journal ever holds it.
+    /// Stores the person's first key. Refused with `conflict` when there is one and `gone` after erasure.
     Create { wrapped: WrappedKey },
     /// Replaces the wrapping made under version `from` by another one of the same key.
     Rewrap { from: u32, wrapped: WrappedKey },
@@ -20,8 +20,8 @@ pub enum Command {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
-    Created { wrapped: WrappedKey },
-    Rewrapped { wrapped: WrappedKey },
+    Created { version: u32 },
+    Rewrapped { version: u32 },
     Erased { at: Timestamp },
 }
 
@@ -29,7 +29,10 @@ pub enum Event {
 pub enum Reply {
     /// No key was ever made.
     Absent,
-    Held(WrappedKey),
+    /// There is a key; its row is wrapped under this version of the KEK.
+    Held {
+        version: u32,
+    },
     Erased {
         at: Timestamp,
     },

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BY_VERSION, Command, Event, Reply, by_version_key};
-use crate::kernel::{Context, Decision, Entity, Error, ErrorCode, Timestamp};
+use super::{BY_VERSION, Command, Event, ROW, Reply, TABLE, by_version_key};
+use crate::kernel::{Context, Decision, Entity, Error, ErrorCode, Timestamp, codec};
 use crate::providers::keys::WrappedKey;
 
 /// The state of one person's key.
@@ -11,7 +11,9 @@ use crate::providers::keys::WrappedKey;
 pub enum Keyring {
     #[default]
     Absent,
-    Held(WrappedKey),
+    Held {
+        version: u32,
+    },
     Erased {
         at: Timestamp,
     },
@@ -36,7 +38,7 @@ impl Entity for Keyring {
     /// Every event says the whole state, so that the one left by a purge is enough.
     fn apply(&mut self, event: &Event) {
         *self = match event {
-            Event::Created { wrapped } | Event::Rewrapped { wrapped } => Self::Held(wrapped.clone()),
+            Event::Created { version } | Event::Rewrapped { version } => Self::Held { version: *version },
             Event::Erased { at } => Self::Erased { at: *at },
         };
     }
@@ -46,33 +48,35 @@ impl Keyring {
     fn answer(&self) -> Reply {
         match self {
             Self::Absent => Reply::Absent,
-            Self::Held(wrapped) => Reply::Held(wrapped.clone()),
+            Self::Held { version } => Reply::Held { version: *version },
             Self::Erased { at } => Reply::Erased { at: *at },
         }
     }
 
     fn create(&self, wrapped: WrappedKey, context: &Context) -> Result<Decision<Self>, Error> {
         match self {
-            Self::Held(_) => Err(Error::conflict("There is a data key already.")),
+            Self::Held { .. } => Err(Error::conflict("There is a data key already.")),
             Self::Erased { .. } => Err(erased()),
             Self::Absent => {
-                let key = by_version_key(wrapped.version, context.id.key());
-                let decision = Decision::reply(Reply::Accepted).event(Event::Created { wrapped });
-                Ok(decision.index(BY_VERSION, key, Vec::new()))
+                let version = wrapped.version;
+                let decision =
+                    Decision::reply(Reply::Accepted).event(Event::Created { version }).row(TABLE, ROW, row(&wrapped));
+                Ok(decision.index(BY_VERSION, by_version_key(version, context.id.key()), Vec::new()))
             }
         }
     }
 
     fn rewrap(&self, from: u32, wrapped: WrappedKey, context: &Context) -> Result<Decision<Self>, Error> {
         match self {
-            Self::Held(held) if held.version == from && wrapped.version > from => {
-                let (old, new) =
-                    (by_version_key(from, context.id.key()), by_version_key(wrapped.version, context.id.key()));
-                let decision = Decision::reply(Reply::Accepted).event(Event::Rewrapped { wrapped });
-                Ok(decision.unindex(BY_VERSION, old).index(BY_VERSION, new, Vec::new()).purge())
+            Self::Held { version } if *version == from && wrapped.version > from => {
+                let (user_id, version) = (context.id.key(), wrapped.version);
+                let decision = Decision::reply(Reply::Accepted).event(Event::Rewrapped { version });
+                let decision = decision.row(TABLE, ROW, row(&wrapped));
+                let decision = decision.unindex(BY_VERSION, by_version_key(from, user_id));
+                Ok(decision.index(BY_VERSION, by_version_key(version, user_id), Vec::new()))
             }
-            Self::Held(held) if held.version > from => Ok(Decision::reply(Reply::Accepted)),
-            Self::Held(_) => Err(Error::conflict("The data key is wrapped under another version.")),
+            Self::Held { version } if *version > from => Ok(Decision::reply(Reply::Accepted)),
+            Self::Held { .. } => Err(Error::conflict("The data key is wrapped under another version.")),
             Self::Absent => Err(Error::not_found("data key")),
             Self::Erased { .. } => Err(erased()),
         }
@@ -84,11 +88,16 @@ impl Keyring {
         }
         let at = context.now;
         let mut decision = Decision::reply(Reply::Erased { at }).event(Event::Erased { at }).purge();
-        if let Self::Held(held) = self {
-            decision = decision.unindex(BY_VERSION, by_version_key(held.version, context.id.key()));
+        if let Self::Held { version } = self {
+            decision = decision.row(TABLE, ROW, None);
+            decision = decision.unindex(BY_VERSION, by_version_key(*version, context.id.key()));
         }
         decision.audit(context, "data_key.erase", context.id.key(), "ok")
     }
+}
+
+fn row(wrapped: &WrappedKey) -> Option<Vec<u8>> {
+    Some(codec::encode(wrapped).expect("a wrapped key is small and serializable"))
 }
 
 fn erased() -> Error {

@@ -1,6 +1,6 @@
-use super::{BY_VERSION, Command, Event, Keyring, Reply, by_version_key};
+use super::{BY_VERSION, Command, Event, Keyring, ROW, Reply, TABLE, by_version_key};
 use crate::actors::runtime::testing::Given;
-use crate::kernel::{Change, Entity, EntityId, ErrorCode};
+use crate::kernel::{Change, Entity, EntityId, ErrorCode, codec};
 use crate::providers::keys::WrappedKey;
 
 const USER: &str = "usr_01h455vb4pex5vsknk084sn02q";
@@ -32,16 +32,20 @@ fn refusal(given: &mut Given<Keyring>, command: Command) -> ErrorCode {
 }
 
 #[test]
-fn a_key_is_made_once_and_never_repeated_in_the_answer() {
+fn a_key_is_made_once_and_lies_in_its_row_alone() {
     let mut given = Given::<Keyring>::new(USER);
     assert_eq!(get(&mut given), Reply::Absent);
     let decision = given.when(Command::Create { wrapped: wrapped(1) }).expect("created");
     assert_eq!(decision.reply, Reply::Accepted);
+    let row =
+        Change::Row { table: TABLE.into(), key: ROW.into(), value: Some(codec::encode(&wrapped(1)).expect("encodes")) };
     let indexed = Change::Index { index: BY_VERSION.into(), key: by_version_key(1, USER), value: Some(Vec::new()) };
-    assert_eq!(decision.changes, vec![indexed]);
-    assert_eq!(get(&mut given), Reply::Held(wrapped(1)));
+    assert_eq!(decision.changes, vec![row, indexed]);
+    let event = codec::encode(&decision.events[0]).expect("encodes");
+    assert!(!event.windows(8).any(|window| window == [1; 8]), "events are kept by feeds");
+    assert_eq!(get(&mut given), Reply::Held { version: 1 });
     assert_eq!(refusal(&mut given, Command::Create { wrapped: wrapped(2) }), ErrorCode::Conflict);
-    assert_eq!(get(&mut given), Reply::Held(wrapped(1)));
+    assert_eq!(get(&mut given), Reply::Held { version: 1 });
     assert_eq!(given.state.subject(&EntityId::new("keyring", USER)), None, "or sealing would need itself");
 }
 
@@ -52,8 +56,9 @@ fn erasure_purges_is_audited_and_is_for_good() {
     assert!(decision.purge);
     assert_eq!(decision.events, vec![Event::Erased { at: given.context.now }]);
     assert_eq!((decision.audit[0].action.as_str(), decision.audit[0].target.as_str()), ("data_key.erase", USER));
+    let row = Change::Row { table: TABLE.into(), key: ROW.into(), value: None };
     let unindexed = Change::Index { index: BY_VERSION.into(), key: by_version_key(1, USER), value: None };
-    assert_eq!(decision.changes, vec![unindexed]);
+    assert_eq!(decision.changes, vec![row, unindexed]);
 
     let answer = Reply::Erased { at: given.context.now };
     assert_eq!(get(&mut given), answer);
@@ -71,12 +76,11 @@ fn a_person_without_a_key_can_be_erased_and_gets_none_later() {
 }
 
 #[test]
-fn rewrapping_replaces_the_old_wrapping_and_forgets_it() {
+fn rewrapping_replaces_the_row() {
     let mut given = held();
     let decision = given.when(Command::Rewrap { from: 1, wrapped: wrapped(3) }).expect("rewrapped");
-    assert!(decision.purge);
-    assert_eq!(decision.changes.len(), 2);
-    assert_eq!(get(&mut given), Reply::Held(wrapped(3)));
+    assert_eq!(decision.changes.len(), 3);
+    assert_eq!(get(&mut given), Reply::Held { version: 3 });
     let repeat = given.when(Command::Rewrap { from: 1, wrapped: wrapped(3) }).expect("a repeat is answered");
     assert!(repeat.is_query());
     assert_eq!(refusal(&mut given, Command::Rewrap { from: 4, wrapped: wrapped(5) }), ErrorCode::Conflict);
