@@ -1,5 +1,6 @@
 //! Every entity kind of the product, one line each.
 
+use super::compliance::{Keyring, SigningKey as AuditKey};
 use super::identity::email_claim::EmailClaim;
 use super::identity::roles::Roles;
 use super::identity::session::Session;
@@ -14,6 +15,8 @@ use super::runtime::kinds::Kind;
 pub fn kinds() -> Vec<Kind> {
     vec![
         Kind::of::<VirtualClock>(),
+        Kind::of::<Keyring>(),
+        Kind::of::<AuditKey>(),
         Kind::of::<Delivery>(),
         Kind::of::<Devices>(),
         Kind::of::<Inbox>(),
