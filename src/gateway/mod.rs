@@ -13,6 +13,7 @@ pub mod registry;
 pub mod reply;
 pub mod request;
 pub mod routes;
+pub mod server;
 pub mod services;
 pub mod table;
 pub mod validate;

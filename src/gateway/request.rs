@@ -2,7 +2,50 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use bytes::{Bytes, BytesMut};
+use futures::stream::{BoxStream, StreamExt};
 use http::{HeaderMap, Method};
+use hyper::upgrade::OnUpgrade;
+use tokio::time::{Duration, timeout};
+
+use crate::kernel::{Error, ErrorCode};
+
+/// The chunks of a body as they come in.
+pub type BodyStream = BoxStream<'static, std::io::Result<Bytes>>;
+
+/// A request whose body may still be on its way.
+pub struct Request {
+    pub head: Head,
+    pub body: BodyStream,
+    /// There when the client asks for another protocol.
+    pub upgrade: Option<OnUpgrade>,
+}
+
+/// The whole body, of at most `limit` bytes and within `deadline` in total: a drip does not hold it open.
+///
+/// # Errors
+/// `too_large`; `malformed` when the body broke off or took too long.
+pub async fn read_body(head: &Head, body: BodyStream, limit: usize, deadline: Duration) -> Result<Bytes, Error> {
+    let too_large = || Error::new(ErrorCode::TooLarge, format!("The body may have at most {limit} bytes."));
+    let announced = head.header("content-length").and_then(|text| text.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > limit as u64) {
+        return Err(too_large());
+    }
+    let reading = async {
+        let mut body = body;
+        let mut whole = BytesMut::new();
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(|_| Error::new(ErrorCode::Malformed, "The body broke off."))?;
+            if whole.len() + chunk.len() > limit {
+                return Err(too_large());
+            }
+            whole.extend_from_slice(&chunk);
+        }
+        Ok(whole.freeze())
+    };
+    let late = |_| Error::new(ErrorCode::Malformed, "The body took too long to arrive.");
+    timeout(deadline, reading).await.map_err(late)?
+}
 
 /// Everything of a request but its body.
 #[derive(Debug, Clone)]

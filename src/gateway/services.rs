@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::actors::runtime::{Router, Runtime};
 use crate::kernel::Clock;
 use crate::settings::Settings;
 
@@ -9,4 +10,6 @@ use crate::settings::Settings;
 pub struct Services {
     pub settings: Arc<Settings>,
     pub clock: Arc<dyn Clock>,
+    pub router: Router,
+    pub runtime: Arc<Runtime>,
 }

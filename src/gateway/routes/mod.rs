@@ -1,5 +1,7 @@
 //! The public endpoints, collected from one file per area.
 
+pub mod admin;
+
 use super::Endpoint;
 
 /// Every endpoint of the public listener.

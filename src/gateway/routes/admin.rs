@@ -1,0 +1,288 @@
+//! The admin listener: how the node and its cluster are, and what an operator may do about it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::actors::runtime::clock::ClockMode;
+use crate::actors::runtime::shard::Shard;
+use crate::gateway::{Access, Call, Endpoint, LimitClass, Reply};
+use crate::kernel::{EntityId, Error, Timestamp};
+
+/// Endpoints of the admin listener.
+#[must_use]
+pub fn endpoints() -> Vec<Endpoint> {
+    vec![
+        Endpoint::get("/admin/v1/cluster", "getCluster")
+            .summary("Members, their state, version and the shards they lead")
+            .tag("operations")
+            .access(Access::Operator)
+            .limit(LimitClass::Unlimited)
+            .response::<ClusterView>(200, "The cluster")
+            .handle(get_cluster),
+        Endpoint::get("/admin/v1/shards", "listShards")
+            .summary("Shards: leader, term, replicas, log and state")
+            .tag("operations")
+            .access(Access::Operator)
+            .limit(LimitClass::Unlimited)
+            .response::<ShardList>(200, "The shards, in order")
+            .handle(list_shards),
+        Endpoint::get("/admin/v1/actors", "listActors")
+            .summary("Live actors by kind, mailbox depth, restarts, parked entities")
+            .tag("operations")
+            .access(Access::Operator)
+            .limit(LimitClass::Unlimited)
+            .response::<ActorsView>(200, "The actors of this node")
+            .handle(list_actors),
+        Endpoint::post("/admin/v1/actors/unpark", "unparkEntity")
+            .summary("Put a parked entity back into service")
+            .tag("operations")
+            .access(Access::Operator)
+            .limit(LimitClass::Unlimited)
+            .body::<Unpark>()
+            .response::<Unparked>(200, "Whether it was parked")
+            .handle(unpark),
+        Endpoint::get("/admin/v1/clock", "getClock")
+            .summary("The cluster's time")
+            .tag("operations")
+            .access(Access::Operator)
+            .limit(LimitClass::Unlimited)
+            .response::<ClockView>(200, "The clock")
+            .handle(get_clock),
+        Endpoint::post("/admin/v1/clock", "advanceClock")
+            .summary("Advance the virtual clock; answers when every timer due by then has fired and its work is done")
+            .tag("operations")
+            .access(Access::Operator)
+            .limit(LimitClass::Unlimited)
+            .deadline(std::time::Duration::from_secs(600))
+            .body::<Advance>()
+            .response::<ClockView>(200, "The clock after it")
+            .problem(409)
+            .handle(advance_clock),
+    ]
+}
+
+/// A node of the cluster.
+#[derive(Debug, Serialize, ToSchema)]
+struct MemberView {
+    id: u64,
+    /// Where other nodes reach it.
+    address: String,
+    /// `up`.
+    state: &'static str,
+    version: &'static str,
+    zone: String,
+    /// How many shards it leads.
+    leaders: usize,
+}
+
+/// The cluster as this node knows it.
+#[derive(Debug, Serialize, ToSchema)]
+struct ClusterView {
+    members: Vec<MemberView>,
+    shards: usize,
+}
+
+async fn get_cluster(call: Call<()>) -> Result<Reply, Error> {
+    let (settings, router) = (&call.services.settings, &call.services.router);
+    let leads = |shard: &&Arc<Shard>| shard.parts.log.status().leader == Some(settings.node.id);
+    let member = MemberView {
+        id: settings.node.id,
+        address: settings.cluster.listen.to_string(),
+        state: "up",
+        version: env!("CARGO_PKG_VERSION"),
+        zone: settings.node.zone.clone(),
+        leaders: router.shards().filter(leads).count(),
+    };
+    Ok(Reply::ok(&ClusterView { members: vec![member], shards: router.shards().count() }))
+}
+
+/// One replica of a shard.
+#[derive(Debug, Serialize, ToSchema)]
+struct ReplicaView {
+    node: u64,
+    /// `leader`, `follower` or `learner`.
+    role: &'static str,
+    /// Index of the last log entry known to be on it.
+    matched: Option<u64>,
+}
+
+/// One shard. Shard 0 is the meta group.
+#[derive(Debug, Serialize, ToSchema)]
+struct ShardView {
+    id: u16,
+    leader: Option<u64>,
+    term: u64,
+    applied: u64,
+    /// Operations waiting for an append.
+    queued: usize,
+    replicas: Vec<ReplicaView>,
+    /// Entities live in memory.
+    live: usize,
+    feed_head: u64,
+    audit_size: u64,
+    /// When the earliest timer is due.
+    next_timer: Option<String>,
+}
+
+/// Shards, in order.
+#[derive(Debug, Serialize, ToSchema)]
+struct ShardList {
+    items: Vec<ShardView>,
+    next_cursor: Option<String>,
+}
+
+async fn list_shards(call: Call<()>) -> Result<Reply, Error> {
+    let items = call.services.router.shards().map(|shard| shard_view(shard)).collect();
+    Ok(Reply::ok(&ShardList { items, next_cursor: None }))
+}
+
+fn shard_view(shard: &Shard) -> ShardView {
+    let (status, state) = (shard.parts.log.status(), shard.parts.log.state());
+    let replicas = status.replicas.iter().map(|replica| {
+        let role = match (replica.voter, status.leader == Some(replica.node)) {
+            (_, true) => "leader",
+            (true, false) => "follower",
+            (false, false) => "learner",
+        };
+        ReplicaView { node: replica.node, role, matched: replica.matched }
+    });
+    ShardView {
+        id: shard.parts.log.shard().0,
+        leader: status.leader,
+        term: status.term,
+        applied: status.applied,
+        queued: status.queued,
+        replicas: replicas.collect(),
+        live: shard.parts.directory.len(),
+        feed_head: state.feed_head(),
+        audit_size: state.audit_size(),
+        next_timer: state.next_timer().ok().flatten().map(|due| due.to_string()),
+    }
+}
+
+/// Live actors of one kind on this node.
+#[derive(Debug, Default, Serialize, ToSchema)]
+struct KindView {
+    kind: String,
+    node: u64,
+    live: usize,
+    /// Requests waiting in their mailboxes, all together and in the fullest.
+    mailbox_depth: usize,
+    mailbox_deepest: usize,
+    /// Batches on their way to the disk.
+    committing: usize,
+}
+
+/// An entity that crashed within the last ten minutes, or is parked.
+#[derive(Debug, Serialize, ToSchema)]
+struct CrashView {
+    entity: String,
+    shard: u16,
+    restarts: u32,
+    parked: bool,
+    reason: String,
+}
+
+/// The actors of this node.
+#[derive(Debug, Serialize, ToSchema)]
+struct ActorsView {
+    kinds: Vec<KindView>,
+    live: usize,
+    restarts: u32,
+    /// Entities out of service until an operator puts them back.
+    parked: Vec<CrashView>,
+    /// Entities that crashed lately and go on.
+    crashed: Vec<CrashView>,
+}
+
+async fn list_actors(call: Call<()>) -> Result<Reply, Error> {
+    let node = call.services.settings.node.id;
+    let mut kinds: BTreeMap<String, KindView> = BTreeMap::new();
+    let mut crashes = Vec::new();
+    for shard in call.services.router.shards() {
+        for (id, handle) in shard.parts.directory.list() {
+            let fresh = || KindView { kind: id.kind().to_owned(), node, ..KindView::default() };
+            let view = kinds.entry(id.kind().to_owned()).or_insert_with(fresh);
+            let depth = handle.vitals.depth.load(Ordering::Relaxed);
+            view.live += 1;
+            view.mailbox_depth += depth;
+            view.mailbox_deepest = view.mailbox_deepest.max(depth);
+            view.committing += handle.vitals.in_flight.load(Ordering::Relaxed);
+        }
+        let id = shard.parts.log.shard().0;
+        crashes.extend(shard.crashes().await.into_iter().map(|crash| CrashView {
+            entity: crash.entity,
+            shard: id,
+            restarts: crash.crashes,
+            parked: crash.parked,
+            reason: crash.reason,
+        }));
+    }
+    let restarts = crashes.iter().map(|crash| crash.restarts).sum();
+    let (parked, crashed) = crashes.into_iter().partition(|crash| crash.parked);
+    let kinds: Vec<KindView> = kinds.into_values().collect();
+    let live = kinds.iter().map(|kind| kind.live).sum();
+    Ok(Reply::ok(&ActorsView { kinds, live, restarts, parked, crashed }))
+}
+
+/// Which entity to put back into service.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Unpark {
+    /// `<kind>/<key>`, as listed.
+    entity: String,
+}
+
+/// What unparking did.
+#[derive(Debug, Serialize, ToSchema)]
+struct Unparked {
+    was_parked: bool,
+}
+
+async fn unpark(call: Call<Unpark>) -> Result<Reply, Error> {
+    let Some((kind, key)) = call.body.entity.split_once('/') else {
+        return Err(Error::invalid("/entity", "is not of the form <kind>/<key>"));
+    };
+    let (id, router) = (EntityId::new(kind, key), &call.services.router);
+    let was_parked = router.shard(router.shard_of(&id))?.unpark(&id).await;
+    Ok(Reply::ok(&Unparked { was_parked }))
+}
+
+/// The cluster's time.
+#[derive(Debug, Serialize, ToSchema)]
+struct ClockView {
+    /// RFC 3339.
+    now: String,
+    /// `system` or `virtual`.
+    mode: &'static str,
+}
+
+/// How far to advance.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Advance {
+    /// RFC 3339; not before the clock's time.
+    #[schema(value_type = String, format = DateTime)]
+    advance_to: Timestamp,
+}
+
+fn clock_view(call: &Call<impl Sized>) -> ClockView {
+    let mode = match call.services.runtime.clock.mode() {
+        ClockMode::System => "system",
+        ClockMode::Virtual => "virtual",
+    };
+    ClockView { now: call.services.clock.now().to_string(), mode }
+}
+
+async fn get_clock(call: Call<()>) -> Result<Reply, Error> {
+    Ok(Reply::ok(&clock_view(&call)))
+}
+
+async fn advance_clock(call: Call<Advance>) -> Result<Reply, Error> {
+    call.services.runtime.advance(call.body.advance_to, &call.origin).await?;
+    Ok(Reply::ok(&clock_view(&call)))
+}

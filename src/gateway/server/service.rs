@@ -1,0 +1,160 @@
+//! warp as the service: one filter hands method, path, query, headers and body to the [`App`].
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use http::header::HOST;
+use http::{HeaderValue, Method, Version};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use tower::Service;
+use warp::Filter;
+use warp::path::FullPath;
+
+use super::App;
+use super::activity::{Activity, InFlight};
+use crate::gateway::reply::{self, Reply};
+use crate::gateway::request::{BodyStream, Head, Request};
+use crate::kernel::{Error, ErrorCode};
+
+/// The other end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer {
+    pub(super) address: IpAddr,
+    pub(super) secure: bool,
+}
+
+type WarpBody = http_body_util::combinators::BoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+type Answering = Pin<Box<dyn Future<Output = Result<http::Response<Tracked>, Infallible>> + Send>>;
+
+/// The service of one connection.
+pub(super) fn service(
+    app: Arc<dyn App>,
+    activity: Arc<Activity>,
+    peer: Peer,
+) -> impl hyper::service::Service<
+    http::Request<Incoming>,
+    Response = http::Response<Tracked>,
+    Error = Infallible,
+    Future = Answering,
+> {
+    let warp = warp::service(filter(app));
+    service_fn(move |mut request: http::Request<Incoming>| {
+        let in_flight = activity.request(request.version() == Version::HTTP_2);
+        // warp's path filter panics at CONNECT, whose target is no path.
+        let refused = request.method() == Method::CONNECT || !request.uri().path().starts_with('/');
+        if let (None, Some(host)) = (request.headers().get(HOST), request.uri().authority()) {
+            if let Ok(host) = HeaderValue::from_str(host.as_str()) {
+                request.headers_mut().insert(HOST, host);
+            }
+        }
+        request.extensions_mut().insert(peer);
+        let mut warp = warp.clone();
+        Box::pin(async move {
+            let response = if refused {
+                let error = Error::new(ErrorCode::MethodNotAllowed, "This is no proxy; ask for a path.");
+                let reply = reply::problem(&error, "").header("connection", "close");
+                warp::Reply::into_response(Answer(reply))
+            } else {
+                let Ok(response) = warp.call(request).await;
+                response
+            };
+            let body = |body: warp::reply::Response| body.map(|body| body.map_err(Into::into).boxed());
+            Ok(body(response).map(|body| Tracked { body, _in_flight: in_flight }))
+        }) as Answering
+    })
+}
+
+fn filter(app: Arc<dyn App>) -> impl Filter<Extract = (Answer,), Error = warp::Rejection> + Clone {
+    let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    warp::method()
+        .and(warp::path::full())
+        .and(query)
+        .and(warp::header::headers_cloned())
+        .and(warp::ext::get::<Peer>())
+        .and(warp::ext::optional::<OnUpgrade>())
+        .and(warp::body::stream())
+        .then(move |method, path: FullPath, query, headers, peer: Peer, upgrade, body| {
+            let app = app.clone();
+            let head = Head {
+                method,
+                path: path.as_str().to_owned(),
+                query,
+                headers,
+                peer: peer.address,
+                secure: peer.secure,
+            };
+            let request = Request { head, body: chunks(body), upgrade };
+            async move { Answer(app.serve(request).await) }
+        })
+}
+
+fn chunks(body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static) -> BodyStream {
+    body.map(|chunk| match chunk {
+        Ok(mut chunk) => Ok(chunk.copy_to_bytes(chunk.remaining())),
+        Err(error) => Err(std::io::Error::other(error)),
+    })
+    .boxed()
+}
+
+/// A [`Reply`] on its way through warp.
+struct Answer(Reply);
+
+impl warp::Reply for Answer {
+    fn into_response(self) -> warp::reply::Response {
+        let Reply { status, headers, body } = self.0;
+        let mut response = match body {
+            reply::Body::Full(bytes) => http::Response::new(bytes).into_response(),
+            reply::Body::Stream(chunks) => warp::reply::stream(Shareable(Mutex::new(chunks))).into_response(),
+        };
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response
+    }
+}
+
+/// warp wants streams to be `Sync`; nobody but the polling task ever locks this one.
+struct Shareable(Mutex<BoxStream<'static, std::io::Result<Bytes>>>);
+
+impl Stream for Shareable {
+    type Item = std::io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner).poll_next_unpin(cx)
+    }
+}
+
+/// An answer's body; while it lives, its request is in flight.
+pub(super) struct Tracked {
+    body: WarpBody,
+    _in_flight: InFlight,
+}
+
+impl Body for Tracked {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
