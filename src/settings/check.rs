@@ -77,6 +77,7 @@ fn gateway(settings: &Settings, faults: &mut Vec<Fault>) {
     let url = is_url(&gateway.public_url, &["http", "https"]);
     expect(faults, url, "gateway.public_url", "expected http://HOST or https://HOST");
     range(faults, "gateway.max_connections", gateway.max_connections, 1..=10_000_000);
+    range(faults, "gateway.max_connections_per_address", gateway.max_connections_per_address, 1..=10_000_000);
     range(faults, "gateway.max_in_flight", gateway.max_in_flight, 1..=1_000_000);
     range(faults, "gateway.max_body_bytes", gateway.max_body_bytes, 1024..=1 << 30);
     range(faults, "gateway.max_header_bytes", gateway.max_header_bytes, 8192..=1 << 20);
@@ -154,6 +155,7 @@ fn runtime(settings: &Settings, faults: &mut Vec<Fault>) {
     let limits = &settings.limits;
     for (name, limit) in [
         ("auth", limits.auth),
+        ("account", limits.account),
         ("public", limits.public),
         ("read", limits.read),
         ("write", limits.write),

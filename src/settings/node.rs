@@ -42,6 +42,7 @@ pub struct Gateway {
     /// Without a slash at the end. Filled from `listen` when empty.
     pub public_url: String,
     pub max_connections: usize,
+    pub max_connections_per_address: usize,
     pub max_in_flight: usize,
     pub max_body_bytes: usize,
     pub max_header_bytes: usize,
@@ -163,6 +164,7 @@ pub struct Limit {
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     pub auth: Limit,
+    pub account: Limit,
     pub public: Limit,
     pub read: Limit,
     pub write: Limit,

@@ -22,6 +22,28 @@ pub enum LogError {
     Stopped,
 }
 
+/// How a shard's log stands, for operators.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogStatus {
+    /// The node that leads, if one is known.
+    pub leader: Option<u64>,
+    pub term: u64,
+    /// Index of the last entry applied here.
+    pub applied: u64,
+    /// Operations waiting for an append.
+    pub queued: usize,
+    pub replicas: Vec<Replica>,
+}
+
+/// One member of a shard's Raft group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    pub node: u64,
+    pub voter: bool,
+    /// Index of the last entry known to be on it; known to the leader alone.
+    pub matched: Option<u64>,
+}
+
 /// The replicated log of one shard, and the state it builds.
 #[async_trait]
 pub trait ShardLog: Send + Sync + 'static {
@@ -42,4 +64,7 @@ pub trait ShardLog: Send + Sync + 'static {
 
     /// The shard's applied state. Reads are cheap and synchronous.
     fn state(&self) -> &Arc<ShardState>;
+
+    /// How the log stands now.
+    fn status(&self) -> LogStatus;
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
-use super::log::{LogError, ShardLog};
+use super::log::{LogError, LogStatus, Replica, ShardLog};
 use super::sealer::Sealer;
 use crate::kernel::{Context, Decision, Entity, EntityId, Error, Op, OpOutcome, Origin, ShardId, Timestamp, codec};
 use crate::storage::seal::DataKey;
@@ -105,6 +105,12 @@ impl ShardLog for MemoryLog {
 
     fn state(&self) -> &Arc<ShardState> {
         &self.state
+    }
+
+    fn status(&self) -> LogStatus {
+        let applied = self.state.applied().borrow().applied_index;
+        let replicas = vec![Replica { node: 1, voter: true, matched: Some(applied) }];
+        LogStatus { leader: Some(1), term: 1, applied, queued: 0, replicas }
     }
 }
 
