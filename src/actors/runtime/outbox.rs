@@ -139,6 +139,7 @@ impl Outbox {
 
     /// Takes in records that were applied since the last pass.
     fn read(&self, schedule: &mut Schedule) {
+        let head = self.shard.parts.log.state().applied().borrow().outbox_head;
         while schedule.known < WINDOW {
             let after = self.read_up_to.load(Ordering::Acquire);
             let page = match self.shard.parts.log.state().outbox(after, PAGE) {
@@ -148,7 +149,11 @@ impl Outbox {
                     return;
                 }
             };
-            let Some(last) = page.last().map(|record| record.number) else { return };
+            let Some(last) = page.last().map(|record| record.number) else {
+                // What was numbered before this read and is not there any more is settled.
+                self.read_up_to.fetch_max(head, Ordering::AcqRel);
+                return;
+            };
             for record in &page {
                 schedule.add(record);
             }

@@ -63,6 +63,8 @@ pub struct MemoryLog {
     queue: mpsc::Sender<Proposed>,
 }
 
+static APPLYING: Mutex<()> = Mutex::new(());
+
 type Proposed = (Op, oneshot::Sender<Result<OpOutcome, LogError>>);
 
 impl MemoryLog {
@@ -76,9 +78,10 @@ impl MemoryLog {
         let (queue, mut proposed) = mpsc::channel::<Proposed>(1024);
         let applying = Arc::clone(&state);
         tokio::spawn(async move {
-            let mut index = applying.applied().borrow().applied_index;
             while let Some((op, done)) = proposed.recv().await {
-                index += 1;
+                // What an earlier log over the same state still had queued may apply in between.
+                let _turn = APPLYING.lock().expect("not poisoned");
+                let index = applying.applied().borrow().applied_index + 1;
                 let outcomes = applying.apply(index, std::slice::from_ref(&op)).expect("memory does not fail");
                 let _ = done.send(Ok(outcomes[0].clone()));
             }

@@ -150,6 +150,10 @@ impl World {
     }
 
     async fn over(states: Vec<Arc<ShardState>>, provider: Arc<Scripted>, options: RuntimeOptions) -> Self {
+        Self::over_any(states, provider, options).await
+    }
+
+    async fn over_any(states: Vec<Arc<ShardState>>, provider: Arc<dyn Provider>, options: RuntimeOptions) -> Self {
         let logs: Vec<Arc<dyn ShardLog>> =
             states.iter().map(|state| MemoryLog::over(Arc::clone(state)) as Arc<dyn ShardLog>).collect();
         let kinds = Kinds::new(&[Kind::of::<Tally>(), Kind::of::<VirtualClock>()], 2);
@@ -286,6 +290,119 @@ async fn an_attempt_found_begun_after_a_crash_stays_unknown_without_a_second_cal
     let world = World::over(states, Arc::clone(&provider), options).await;
     assert!(world.log_of("a", 1).await[0].starts_with("Unknown("));
     assert_eq!(provider.calls.load(Ordering::SeqCst), 0, "never called again blindly");
+}
+
+/// A provider that deduplicates by key and fails in every way, by the numbers it draws.
+struct Flaky {
+    draw: Mutex<u64>,
+    done: Mutex<HashMap<String, u32>>,
+}
+
+impl Flaky {
+    fn draw(&self) -> u64 {
+        let mut draw = self.draw.lock().expect("not poisoned");
+        *draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *draw >> 33
+    }
+}
+
+#[async_trait]
+impl Provider for Flaky {
+    fn kind(&self) -> ProviderKind {
+        ProviderKind::Sms
+    }
+
+    fn idempotent(&self) -> bool {
+        true
+    }
+
+    async fn execute(&self, key: &str, _request: &[u8], _attempt: u32) -> Result<Vec<u8>, ProviderError> {
+        match self.draw() % 4 {
+            0 => Err(ProviderError::Retry("down".to_owned())),
+            1 => {
+                self.done.lock().expect("not poisoned").entry(key.to_owned()).or_insert(1);
+                Err(ProviderError::Unknown("lost on the way back".to_owned()))
+            }
+            _ => {
+                self.done.lock().expect("not poisoned").entry(key.to_owned()).or_insert(1);
+                Ok(vec![1])
+            }
+        }
+    }
+
+    async fn reconcile(&self, key: &str, _request: &[u8]) -> Result<Option<Vec<u8>>, ProviderError> {
+        let done = self.done.lock().expect("not poisoned").contains_key(key);
+        Ok(done.then(|| vec![1]))
+    }
+}
+
+/// Runs commands that forward, ring and call, and stops the runtime in the middle of it again and again. In the end
+/// everything acknowledged has happened, once.
+async fn simulate(seed: u64) {
+    let provider = Arc::new(Flaky { draw: Mutex::new(seed), done: Mutex::default() });
+    let states: Vec<_> = (0..3).map(|shard| MemoryLog::start(ShardId(shard)).state().clone()).collect();
+    let options =
+        RuntimeOptions { retry_ms: (1, 2), idle_after_ms: 0, provider_attempts: 1000, ..RuntimeOptions::default() };
+    let (mut forwarded, mut rung, mut called) = (0usize, 0usize, 0usize);
+    for life in 0..12 {
+        let provider = Arc::clone(&provider) as Arc<dyn Provider>;
+        let world = World::over_any(states.clone(), provider.clone(), options.clone()).await;
+        let now = world.runtime.clock.now();
+        for step in 0..provider_steps(seed, life) {
+            let key = format!("k{}", (seed + life + step) % 5);
+            let (command, count) = match (seed.wrapping_mul(31) + life * 7 + step * 3) % 3 {
+                0 => (Command::Forward { to: "sink".to_owned(), amount: 1 }, &mut forwarded),
+                1 => (Command::RingAt(now), &mut rung),
+                _ => (Command::Call(format!("{life}/{step}")), &mut called),
+            };
+            let key = if matches!(command, Command::RingAt(_)) { format!("bell-{life}-{step}") } else { key };
+            if world.ask(&key, command).await.is_ok() {
+                *count += 1;
+            }
+        }
+        world.runtime.stop().await;
+    }
+    let world = World::over_any(states, provider.clone(), options).await;
+    let rest = async {
+        while !(world.runtime.is_quiet() && world.states.iter().all(|s| s.outbox(0, 1).expect("reads").is_empty())) {
+            tokio::task::yield_now().await;
+        }
+    };
+    if tokio::time::timeout(Duration::from_secs(30), rest).await.is_err() {
+        for state in &world.states {
+            println!("{:?}", state.outbox(0, 100).expect("reads"));
+            println!("{:?}", state.timers_due(world.runtime.clock.now(), 100).expect("reads"));
+        }
+        panic!("seed {seed}: does not come to rest");
+    }
+    let total = world.ask("sink", Command::Get).await.expect("answers").0;
+    assert_eq!(usize::try_from(total), Ok(forwarded), "seed {seed}: forwarded");
+    let mut told = 0;
+    let mut answered = 0;
+    for key in 0..5 {
+        let log = world.log(&format!("k{key}")).await;
+        told += log.iter().filter(|line| *line == "told").count();
+        answered += log.iter().filter(|line| line.starts_with("Done")).count();
+    }
+    assert_eq!(told, forwarded, "seed {seed}: outcomes of messages");
+    assert_eq!(answered, called, "seed {seed}: outcomes of calls");
+    assert_eq!(provider.done.lock().expect("not poisoned").len(), called, "seed {seed}: done at the provider");
+    let mut rang = 0;
+    for (life, step) in (0..12).flat_map(|life| (0..20).map(move |step| (life, step))) {
+        rang += world.log(&format!("bell-{life}-{step}")).await.len();
+    }
+    assert_eq!(rang, rung, "seed {seed}: timers");
+}
+
+fn provider_steps(seed: u64, life: u64) -> u64 {
+    5 + (seed ^ life) % 15
+}
+
+#[tokio::test]
+async fn whatever_was_acknowledged_happens_once_however_often_the_runtime_stops() {
+    for seed in 1..=8 {
+        simulate(seed).await;
+    }
 }
 
 #[tokio::test]
