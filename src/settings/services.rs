@@ -141,6 +141,7 @@ pub struct Push {
     pub subject: String,
     pub ttl_seconds: u32,
     pub timeout_ms: u64,
+    pub allow_private_endpoints: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

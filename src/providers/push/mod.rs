@@ -2,6 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod encrypt;
+pub mod target;
+pub mod vapid;
+pub mod web_push;
+
+pub use vapid::VapidKey;
+pub use web_push::{WebPush, WebPushOptions};
+
 /// A browser's push subscription (W3C Push API): the endpoint and the keys that seal the payload, base64url.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscription {
@@ -23,7 +31,8 @@ pub struct PushRequest {
     pub subscription: Subscription,
     /// At most [`MAX_PAYLOAD_BYTES`].
     pub payload: Vec<u8>,
-    pub ttl_seconds: u32,
+    /// `None`: as configured.
+    pub ttl_seconds: Option<u32>,
     pub urgency: Urgency,
     /// A newer message with the same topic replaces an undelivered older one (RFC 8030 §5.4).
     pub topic: Option<String>,

@@ -15,7 +15,6 @@ use crate::providers::sms::SmsRequest;
 
 /// The longest text message, in characters: ten segments.
 const MAX_SMS_CHARS: usize = 1530;
-const PUSH_TTL_SECONDS: u32 = 24 * 3600;
 
 /// Everything a plan is made of.
 #[derive(Debug, Clone, Copy)]
@@ -223,7 +222,7 @@ fn push(inputs: Inputs<'_>, device: &Device, rendered: &Rendered) -> Option<(Str
     let request = PushRequest {
         subscription: subscription.clone(),
         payload: payload(inputs, rendered),
-        ttl_seconds: PUSH_TTL_SECONDS,
+        ttl_seconds: None,
         urgency: if high { Urgency::High } else { Urgency::Normal },
         topic: inputs.request.collapse_key.clone(),
     };
