@@ -1,6 +1,7 @@
 //! What a delivery asks of others, and how their answers come back as its own commands.
 
-use super::protocol::{AttemptOutcome, AttemptState, Channel, Command, Gathered, SendRequest};
+use super::protocol::{AttemptOutcome, AttemptState, Channel, Command, Contact, Gathered, SendRequest};
+use crate::actors::identity::user::{self, User};
 use crate::actors::notifications::devices::{self, Devices};
 use crate::actors::notifications::inbox::{self, Inbox};
 use crate::actors::notifications::preferences::{self, Policy, Preferences};
@@ -14,6 +15,7 @@ pub(super) fn questions(request: &SendRequest) -> Vec<Effect> {
     if request.address.is_none() {
         let policy = preferences::Command::GetPolicy { category: request.category };
         let id = |kind| EntityId::new(kind, &request.user_id);
+        effects.push(Effect::tell::<User>(user::id(&request.user_id), &user::Command::GetContact, "contact"));
         effects.push(Effect::tell::<Preferences>(id(Preferences::KIND), &policy, "policy"));
         effects.push(Effect::tell::<Devices>(id(Devices::KIND), &devices::Command::List, "devices"));
     }
@@ -27,6 +29,12 @@ pub(super) fn questions(request: &SendRequest) -> Vec<Effect> {
 /// The command that an outcome stands for.
 pub(super) fn command(tag: &str, outcome: Outcome) -> Option<Command> {
     let gathered = match tag {
+        "contact" => Gathered::Contact(match done::<user::Reply>(&outcome) {
+            Some(user::Reply::Contact { email, display_name, locale, time_zone }) => {
+                Some(Contact { email, display_name, locale, time_zone })
+            }
+            _ => None,
+        }),
         "policy" => Gathered::Policy(match done::<preferences::Reply>(&outcome) {
             Some(preferences::Reply::Policy(policy)) => policy,
             _ => unknown_policy(),

@@ -69,7 +69,7 @@ fn a_receipt_goes_by_inbox_mail_and_push_in_the_persons_language() {
     let mut given = Given::<Delivery>::new("ntf_1");
     let sent = given.when(Command::Send(receipt())).expect("accepted");
     assert_eq!(sent.reply, Reply::Accepted { status: Status::Sending });
-    assert_eq!(sent.effects.len(), 3);
+    assert_eq!(sent.effects.len(), 4);
     let planned = answered(&mut given, Some(contact()), policy(&[Channel::InApp, Channel::Email, Channel::Push]));
     let mail = email_of(&planned);
     assert_eq!((mail.to.as_str(), mail.subject.as_str()), ("ada@example.org", "Ihre Quittung (receipt) A-1"));
@@ -188,7 +188,7 @@ fn a_scheduled_notification_waits_and_bad_requests_are_refused() {
     let sent = given.when(Command::Send(SendRequest { not_before: later, ..receipt() })).expect("accepted");
     assert_eq!((sent.reply, sent.effects.len()), (Reply::Accepted { status: Status::Scheduled }, 0));
     let started = given.at("2026-01-31T12:00:00Z").when(Command::Start).expect("started");
-    assert_eq!(started.effects.len(), 3);
+    assert_eq!(started.effects.len(), 4);
     assert!(given.when(Command::Start).expect("repeat").is_query());
 
     let content = |title: &str, url: &str| SendRequest {
