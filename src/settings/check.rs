@@ -130,7 +130,7 @@ fn routes(settings: &Settings, faults: &mut Vec<Fault>) {
 
 fn runtime(settings: &Settings, faults: &mut Vec<Fault>) {
     let (storage, actors) = (&settings.storage, &settings.actors);
-    range(faults, "storage.wal_segment_bytes", storage.wal_segment_bytes, 1 << 20..=1 << 32);
+    range(faults, "storage.wal_segment_bytes", storage.wal_segment_bytes, 1 << 20..=1 << 30);
     range(faults, "storage.flush_interval_ms", storage.flush_interval_ms, 10..=MINUTE_MS);
     range(faults, "storage.overlay_max_bytes", storage.overlay_max_bytes, 1 << 20..=1 << 36);
     range(faults, "storage.cache_bytes", storage.cache_bytes, 1 << 20..=1 << 40);
