@@ -1,6 +1,7 @@
 //! Every entity kind of the product, one line each.
 
 use super::compliance::{Keyring, SigningKey as AuditKey};
+use super::idempotency::Idempotency;
 use super::identity::email_claim::EmailClaim;
 use super::identity::roles::Roles;
 use super::identity::session::Session;
@@ -19,6 +20,7 @@ pub fn kinds() -> Vec<Kind> {
         Kind::of::<AuditKey>(),
         Kind::of::<Delivery>(),
         Kind::of::<Devices>(),
+        Kind::of::<Idempotency>(),
         Kind::of::<Inbox>(),
         Kind::of::<Preferences>(),
         Kind::of::<TemplateBook>(),

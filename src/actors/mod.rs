@@ -3,6 +3,7 @@
 pub mod billing;
 pub mod catalogue;
 pub mod compliance;
+pub mod idempotency;
 pub mod identity;
 pub mod notifications;
 pub mod runtime;

@@ -7,8 +7,14 @@
 //! Architecture invariant: an endpoint is declared once, in the registry; dispatch, authorization, limits,
 //! idempotency, documentation and the WebSocket `rpc` all read that one declaration. Handlers never name a warp type.
 
+pub mod auth;
 pub mod call;
+mod cors;
+pub mod exchange;
+pub mod forwarded;
+pub mod idempotency;
 pub mod page;
+pub mod rate_limit;
 pub mod registry;
 pub mod reply;
 pub mod request;

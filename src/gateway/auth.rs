@@ -1,0 +1,219 @@
+//! Who calls, and whether they may: the one place where access is decided.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use async_trait::async_trait;
+use ring::{digest, hmac};
+
+use super::call::Permissions;
+use super::registry::Access;
+use super::request::Head;
+use crate::kernel::{Error, ErrorCode, Principal, Secret};
+
+/// Someone the gateway knows, and what they may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    pub principal: Principal,
+    pub permissions: Permissions,
+}
+
+impl Caller {
+    #[must_use]
+    pub fn anonymous() -> Self {
+        Self { principal: Principal::Anonymous, permissions: Permissions::default() }
+    }
+
+    #[must_use]
+    pub fn operator() -> Self {
+        Self { principal: Principal::Operator, permissions: Permissions::all() }
+    }
+
+    fn is_operator(&self) -> bool {
+        match &self.principal {
+            Principal::Operator => true,
+            Principal::User { roles, .. } => roles.iter().any(|role| role == "administrator"),
+            Principal::Anonymous | Principal::System => false,
+        }
+    }
+
+    /// # Errors
+    /// `unauthenticated` without credentials where some are needed; `forbidden` when they do not suffice.
+    pub fn check(&self, access: Access) -> Result<(), Error> {
+        if access == Access::Public {
+            return Ok(());
+        }
+        if matches!(self.principal, Principal::Anonymous | Principal::System) {
+            return Err(Error::unauthenticated("Send an access token as `Authorization: Bearer …`."));
+        }
+        match access {
+            Access::Permission(permission) if !self.is_operator() && !self.permissions.allows(permission) => {
+                Err(Error::forbidden(format!("This needs the permission {permission}.")))
+            }
+            Access::Operator if !self.is_operator() => Err(Error::forbidden("This is for administrators.")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Turns a bearer token (an access token or an API key) into its holder. Implemented by the identity service.
+#[async_trait]
+pub trait Authenticator: Send + Sync + 'static {
+    /// # Errors
+    /// `unauthenticated` when the token is unknown, expired or revoked; `unavailable` when that cannot be found out.
+    async fn authenticate(&self, bearer: &str) -> Result<Caller, Error>;
+}
+
+/// The bearer token of a request, if it has one.
+#[must_use]
+pub fn bearer(head: &Head) -> Option<&str> {
+    let (scheme, token) = head.header("authorization")?.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// The administrator token of a data directory.
+pub struct OperatorToken(Secret<String>);
+
+impl OperatorToken {
+    const MIN_LENGTH: usize = 32;
+
+    /// Reads the token, or makes one at first start in a file that only its owner may read.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, or holds something too short to be a token.
+    pub fn load_or_create(path: &Path) -> io::Result<Self> {
+        match fs::read_to_string(path) {
+            Ok(text) if text.trim().len() >= Self::MIN_LENGTH => Ok(Self(Secret::new(text.trim().to_owned()))),
+            Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the administrator token is too short")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let token = hex::encode(crate::actors::runtime::entropy());
+                let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+                file.write_all(token.as_bytes())?;
+                file.write_all(b"\n")?;
+                file.sync_all()?;
+                Ok(Self(Secret::new(token)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A token known from elsewhere.
+    #[must_use]
+    pub fn new(token: Secret<String>) -> Self {
+        Self(token)
+    }
+
+    /// Compares digests, so that the time it takes tells nothing.
+    #[must_use]
+    pub fn matches(&self, bearer: &str) -> bool {
+        let digest = |text: &str| digest::digest(&digest::SHA256, text.as_bytes());
+        digest(bearer).as_ref() == digest(self.0.expose()).as_ref()
+    }
+}
+
+/// Turns network addresses into pseudonyms that only holders of the key can link to an address.
+pub struct SourceKey(hmac::Key);
+
+impl SourceKey {
+    #[must_use]
+    pub fn new(key: &[u8]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, key))
+    }
+
+    /// 16 hexadecimal bytes; the same for all addresses of one IPv6 /64.
+    #[must_use]
+    pub fn pseudonym(&self, address: IpAddr) -> String {
+        let network = super::server::network(address);
+        let tag = hmac::sign(&self.0, network.to_string().as_bytes());
+        hex::encode(&tag.as_ref()[..16])
+    }
+}
+
+/// Adds to a 401 what RFC 6750 §3 wants to be said of a token that was refused.
+#[must_use]
+pub fn challenge(error: &Error, sent_token: bool) -> Option<&'static str> {
+    match error.code {
+        ErrorCode::Unauthenticated if sent_token => Some("Bearer realm=\"construct\", error=\"invalid_token\""),
+        ErrorCode::Unauthenticated => Some("Bearer realm=\"construct\""),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+
+    fn user(roles: &[&str], permissions: &[&str]) -> Caller {
+        let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let principal = Principal::User { id: "usr_1".into(), session: None, roles: owned(roles) };
+        Caller { principal, permissions: Permissions::new(owned(permissions)) }
+    }
+
+    #[test]
+    fn access_is_granted_by_role_and_permission() {
+        let permission = Access::Permission("users:read");
+        let check = |caller: &Caller, access, code: Option<ErrorCode>| {
+            assert_eq!(caller.check(access).err().map(|error| error.code), code, "{caller:?} {access:?}");
+        };
+        let (anonymous, consumer) = (Caller::anonymous(), user(&["consumer"], &[]));
+        check(&anonymous, Access::Public, None);
+        check(&anonymous, Access::User, Some(ErrorCode::Unauthenticated));
+        check(&anonymous, permission, Some(ErrorCode::Unauthenticated));
+        check(&anonymous, Access::Operator, Some(ErrorCode::Unauthenticated));
+        check(&consumer, Access::User, None);
+        check(&consumer, permission, Some(ErrorCode::Forbidden));
+        check(&consumer, Access::Operator, Some(ErrorCode::Forbidden));
+        check(&user(&[], &["users:read"]), permission, None);
+        check(&user(&[], &["users:*"]), permission, None);
+        check(&user(&[], &["users:write", "roles:*"]), permission, Some(ErrorCode::Forbidden));
+        check(&user(&["administrator"], &[]), Access::Operator, None);
+        check(&Caller::operator(), permission, None);
+        check(&Caller::operator(), Access::Operator, None);
+    }
+
+    #[test]
+    fn only_bearer_tokens_are_read() {
+        let read = |value: &str| {
+            let mut head = Head::new(Method::GET, "/");
+            head.headers.insert("authorization", value.parse().expect("a value"));
+            bearer(&head).map(str::to_owned)
+        };
+        assert_eq!(read("Bearer abc").as_deref(), Some("abc"));
+        assert_eq!(read("bearer  abc").as_deref(), Some("abc"));
+        assert_eq!(read("Basic abc"), None);
+        assert_eq!(read("Bearer "), None);
+        assert_eq!(read("Bearer"), None);
+    }
+
+    #[test]
+    fn the_operators_token_is_made_once_and_kept_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("admin-token");
+        OperatorToken::load_or_create(&path).expect("made");
+        assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
+        let token = fs::read_to_string(&path).expect("a token");
+        let again = OperatorToken::load_or_create(&path).expect("read");
+        assert!(again.matches(token.trim()));
+        assert!(!again.matches("") && !again.matches(&token.trim()[1..]));
+        fs::write(&path, "short").expect("written");
+        assert!(OperatorToken::load_or_create(&path).is_err());
+    }
+
+    #[test]
+    fn a_source_is_a_pseudonym_of_the_network() {
+        let key = SourceKey::new(b"key");
+        let of = |text: &str| key.pseudonym(text.parse().expect("an address"));
+        assert_eq!(of("2001:db8::1"), of("2001:db8::2"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+        assert_ne!(of("10.0.0.1"), SourceKey::new(b"other").pseudonym("10.0.0.1".parse().expect("an address")));
+        assert!(!of("10.0.0.1").contains("10.0"));
+    }
+}

@@ -1,0 +1,158 @@
+//! What belongs to one request and its answer beside their content: ids, trace, source, and the headers of every answer.
+
+use http::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY,
+    STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use http::{HeaderMap, Method};
+use tracing::Span;
+
+use super::rate_limit::Report;
+use super::reply::{Body, Reply};
+use super::request::Head;
+use crate::actors::runtime::entropy;
+
+/// One request and its answer.
+#[derive(Debug, Clone)]
+pub struct Exchange {
+    /// Sent as `X-Request-Id`, or made.
+    pub request_id: String,
+    /// W3C trace context with a span of our own as the parent of what comes after.
+    pub traceparent: String,
+    /// The pseudonym of the client's address.
+    pub source: String,
+    pub secure: bool,
+    pub limit: Option<Report>,
+}
+
+impl Exchange {
+    #[must_use]
+    pub fn begin(head: &Head, source: String, secure: bool) -> Self {
+        let random = entropy();
+        let sent = head.header("x-request-id").filter(|id| is_request_id(id));
+        let request_id = sent.map_or_else(|| format!("req-{}", hex::encode(&random[..12])), str::to_owned);
+        let span = hex::encode(&random[12..20]);
+        let parent = head.header("traceparent").and_then(trace);
+        let (trace_id, flags) = parent.unwrap_or_else(|| (hex::encode(&random[16..32]), "00".to_owned()));
+        let traceparent = format!("00-{trace_id}-{span}-{flags}");
+        Self { request_id, traceparent, source, secure, limit: None }
+    }
+
+    /// The 32 hexadecimal digits that join the spans of all services.
+    #[must_use]
+    pub fn trace_id(&self) -> &str {
+        self.traceparent.get(3..35).unwrap_or_default()
+    }
+
+    #[must_use]
+    pub fn span(&self, head: &Head) -> Span {
+        tracing::info_span!(
+            "request",
+            method = %head.method,
+            operation = tracing::field::Empty,
+            request_id = %self.request_id,
+            trace_id = %self.trace_id(),
+        )
+    }
+
+    /// Adds the headers that every answer has, and takes the body from an answer to HEAD.
+    pub fn finish(&self, head: &Head, reply: &mut Reply) {
+        let headers = &mut reply.headers;
+        set(headers, HeaderName::from_static("x-request-id"), &self.request_id);
+        if let Some(report) = &self.limit {
+            set(headers, HeaderName::from_static("ratelimit-policy"), &report.policy);
+            set(headers, HeaderName::from_static("ratelimit"), &report.state);
+        }
+        let mut default = |name: HeaderName, value: &'static str| {
+            headers.entry(name).or_insert(HeaderValue::from_static(value));
+        };
+        default(X_CONTENT_TYPE_OPTIONS, "nosniff");
+        default(X_FRAME_OPTIONS, "DENY");
+        default(REFERRER_POLICY, "no-referrer");
+        default(CACHE_CONTROL, "no-store");
+        default(CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'");
+        if self.secure {
+            default(STRICT_TRANSPORT_SECURITY, "max-age=31536000");
+        }
+        if head.method == Method::HEAD {
+            if let Body::Full(bytes) = &reply.body {
+                reply.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+            }
+            reply.body = Body::Full(bytes::Bytes::new());
+        }
+    }
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// Ids that may be echoed and logged: short, and of plain characters.
+fn is_request_id(id: &str) -> bool {
+    (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&b))
+}
+
+/// Trace id and flags of a `traceparent` (W3C Trace Context §3.2); `None` when it is not valid.
+fn trace(text: &str) -> Option<(String, String)> {
+    let parts: Vec<&str> = text.split('-').collect();
+    let (version, trace_id, parent, flags) = (*parts.first()?, *parts.get(1)?, *parts.get(2)?, *parts.get(3)?);
+    let hex = |part: &str, length| {
+        part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let zero = |part: &str| part.bytes().all(|b| b == b'0');
+    let known = hex(version, 2) && version != "ff" && (version != "00" || parts.len() == 4);
+    let whole = hex(trace_id, 32) && hex(parent, 16) && hex(flags, 2) && !zero(trace_id) && !zero(parent);
+    (known && whole).then(|| (trace_id.to_owned(), flags.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begin(name: &'static str, value: &str) -> Exchange {
+        let mut head = Head::new(Method::GET, "/");
+        head.headers.insert(name, value.parse().expect("a value"));
+        Exchange::begin(&head, String::new(), false)
+    }
+
+    #[test]
+    fn a_request_id_is_echoed_or_made() {
+        assert_eq!(begin("x-request-id", "abc-1").request_id, "abc-1");
+        for bad in ["", "has space", "<script>", &"x".repeat(129)] {
+            assert!(begin("x-request-id", bad).request_id.starts_with("req-"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_trace_is_continued_under_a_span_of_our_own() {
+        let sent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let exchange = begin("traceparent", sent);
+        assert_eq!(exchange.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert!(exchange.traceparent.ends_with("-01") && !exchange.traceparent.contains("00f067aa0ba902b7"));
+        for bad in [
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+            "nonsense",
+        ] {
+            let made = begin("traceparent", bad);
+            assert_ne!(made.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736", "{bad}");
+            assert!(trace(&made.traceparent).is_some(), "{}", made.traceparent);
+        }
+    }
+
+    #[test]
+    fn an_answer_to_head_keeps_the_length_and_loses_the_body() {
+        let head = Head::new(Method::HEAD, "/");
+        let mut reply = Reply::json(200, &[1, 2, 3]);
+        Exchange::begin(&head, String::new(), true).finish(&head, &mut reply);
+        assert_eq!(reply.headers[CONTENT_LENGTH], "7");
+        assert!(matches!(reply.body, Body::Full(bytes) if bytes.is_empty()));
+        assert!(reply.headers.contains_key(STRICT_TRANSPORT_SECURITY));
+        assert_eq!(reply.headers[X_CONTENT_TYPE_OPTIONS], "nosniff");
+    }
+}
