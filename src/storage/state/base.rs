@@ -4,10 +4,17 @@
 //! [`CHUNK_BYTES`] are cut into pieces, because sled keeps large pages in files it never syncs. Writes come from the
 //! flusher alone; readers never look at a key the flusher is writing (the overlay shadows it).
 
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use sled::IVec;
 
 use super::StateError;
 use super::keys::{self, Key};
+use super::records::Header;
 
 /// The largest value given to sled, in bytes.
 pub(super) const CHUNK_BYTES: usize = 60 << 10;
@@ -17,24 +24,74 @@ const CHUNKED: u8 = 1;
 /// Tag and CRC.
 const PREFIX: usize = 5;
 
+/// Remembers in a file that the database is damaged, so that the next start sets it aside.
+pub(super) struct Damage {
+    marker: PathBuf,
+    said: AtomicBool,
+}
+
+impl Damage {
+    pub(super) fn at(marker: PathBuf) -> Self {
+        Self { marker, said: AtomicBool::new(false) }
+    }
+
+    pub(super) fn reported(&self) -> bool {
+        self.marker.exists()
+    }
+
+    pub(super) fn clear(&self) -> io::Result<()> {
+        fs::remove_file(&self.marker)
+    }
+
+    fn report(&self, error: &StateError) {
+        let damaged = matches!(
+            error,
+            StateError::Corrupt { .. }
+                | StateError::Sled(sled::Error::Corruption { .. } | sled::Error::ReportableBug(_))
+        );
+        if !damaged || self.said.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let marked = File::create(&self.marker).and_then(|file| file.sync_all());
+        tracing::error!(%error, marked = marked.is_ok(), "the state database is damaged; the next start rebuilds it");
+    }
+}
+
 /// The tree of a shard.
 #[derive(Clone)]
-pub(super) struct Base(pub(super) sled::Tree);
+pub(super) struct Base(pub(super) sled::Tree, pub(super) Arc<Damage>);
 
 impl Base {
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
-        self.0.get(key)?.map(|stored| self.decode(key, &stored)).transpose()
+        let stored = self.0.get(key).map_err(StateError::from);
+        let value = stored.and_then(|stored| stored.map(|stored| self.verify(key, &stored)).transpose());
+        value.inspect_err(|error| self.1.report(error))
+    }
+
+    pub(super) fn contains(&self, key: &[u8]) -> Result<bool, StateError> {
+        self.0.contains_key(key).map_err(StateError::from).inspect_err(|error| self.1.report(error))
+    }
+
+    /// The header sled holds; without one, the tree is empty or half-installed.
+    pub(super) fn header(&self) -> Result<Option<Header>, StateError> {
+        self.get(&keys::header())?.map(|stored| Header::decode(&stored)).transpose()
     }
 
     /// Keys in `from..to`, with values as stored: decode the ones that are wanted.
-    pub(super) fn range(&self, from: &[u8], to: Option<&[u8]>) -> sled::Iter {
-        match to {
-            Some(to) => self.0.range(from..to),
-            None => self.0.range(from..),
-        }
+    pub(super) fn range(
+        &self,
+        from: &[u8],
+        to: &[u8],
+    ) -> impl DoubleEndedIterator<Item = Result<(IVec, IVec), StateError>> + use<> {
+        let damage = Arc::clone(&self.1);
+        self.0.range(from..to).map(move |item| item.map_err(StateError::from).inspect_err(|error| damage.report(error)))
     }
 
     pub(super) fn decode(&self, key: &[u8], stored: &[u8]) -> Result<Vec<u8>, StateError> {
+        self.verify(key, stored).inspect_err(|error| self.1.report(error))
+    }
+
+    fn verify(&self, key: &[u8], stored: &[u8]) -> Result<Vec<u8>, StateError> {
         let corrupt = || StateError::Corrupt { what: "a stored value", key: key.to_vec() };
         if stored.len() < PREFIX {
             return Err(corrupt());
@@ -107,7 +164,9 @@ mod tests {
     #[test]
     fn large_values_are_cut_and_put_together_again() {
         let db = sled::Config::new().temporary(true).open().unwrap();
-        let base = Base(db.open_tree("t").unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let damage = Arc::new(Damage::at(dir.path().join("damaged")));
+        let base = Base(db.open_tree("t").unwrap(), Arc::clone(&damage));
         let large: Vec<u8> = (0..200_000u32).map(|n| n.to_le_bytes()[0]).collect();
         for value in [&large[..], &large[..70_000], &large[..3], &large[..], &[]] {
             base.write(b"k", Some(value)).unwrap();
@@ -116,7 +175,9 @@ mod tests {
         }
         base.write(b"k", Some(&large)).unwrap();
         base.0.insert(chunk(b"k", 1), b"other").unwrap();
+        assert!(!damage.reported());
         assert!(matches!(base.get(b"k"), Err(StateError::Corrupt { .. })));
+        assert!(damage.reported());
         base.write(b"k", None).unwrap();
         assert!(base.0.is_empty());
     }

@@ -46,9 +46,8 @@ impl Layers {
         self.dirty_bytes + self.flushing_bytes
     }
 
-    /// Whether nothing waits for the flusher and it writes nothing.
-    pub(super) fn is_clean(&self) -> bool {
-        self.dirty.is_empty() && self.flushing.is_empty()
+    pub(super) fn dirty_bytes(&self) -> usize {
+        self.dirty_bytes
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
@@ -62,7 +61,7 @@ impl Layers {
         if let Some(value) = self.dirty.get(key).or_else(|| self.flushing.get(key)) {
             return Ok(value.is_some());
         }
-        self.base.as_ref().map_or(Ok(false), |base| Ok(base.0.contains_key(key)?))
+        self.base.as_ref().map_or(Ok(false), |base| base.contains(key))
     }
 
     pub(super) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
@@ -158,11 +157,6 @@ impl Layers {
         self.flushing = Arc::default();
         self.flushing_bytes = 0;
     }
-
-    /// Forgets every change; what is below is all there is.
-    pub(super) fn clear(&mut self) {
-        *self = Self { base: self.base.take(), ..Self::default() };
-    }
 }
 
 fn next_of<'a>(
@@ -211,7 +205,7 @@ fn changes_in<'a>(
 
 fn base_in<'a>(base: &Base, from: &[u8], to: Option<&[u8]>, reverse: bool) -> Box<dyn Iterator<Item = Item<'a>> + 'a> {
     // Pieces of large values are nobody's keys.
-    let range = base.range(from, Some(to.unwrap_or(&[keys::CHUNK]))).map(|item| {
+    let range = base.range(from, to.unwrap_or(&[keys::CHUNK])).map(|item| {
         let (key, value) = item?;
         Ok((Cow::Owned(key.to_vec()), Stored::Sled(value)))
     });
@@ -220,6 +214,7 @@ fn base_in<'a>(base: &Base, from: &[u8], to: Option<&[u8]>, reverse: bool) -> Bo
 
 #[cfg(test)]
 mod tests {
+    use super::super::base::Damage;
     use super::*;
     use proptest::prelude::*;
 
@@ -239,7 +234,7 @@ mod tests {
         #[test]
         fn layers_read_like_one_map(steps in prop::collection::vec((0u8..20, prop::option::of(0u8..9), 0u8..8), 1..60)) {
             let db = sled::Config::new().temporary(true).open().unwrap();
-            let base = Base(db.open_tree("t").unwrap());
+            let base = Base(db.open_tree("t").unwrap(), Arc::new(Damage::at("unused".into())));
             let mut layers = Layers::over(base.clone());
             let mut model = BTreeMap::new();
             let mut taken = None;

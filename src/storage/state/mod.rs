@@ -8,24 +8,41 @@
 
 mod apply;
 mod base;
+#[cfg(test)]
+mod crash_tests;
 mod keys;
 mod layers;
+mod machine;
+#[cfg(test)]
+mod machine_tests;
 mod read;
 mod records;
+mod redo;
+mod snapshot;
+mod store;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
+use std::io;
+use std::ops::ControlFlow;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::kernel::codec::CodecError;
 use crate::kernel::{EntityId, Op, OpOutcome, ShardId, Timestamp};
 
-use layers::Layers;
+use base::Base;
+use keys::Parts;
+use layers::{Changes, Layers};
+pub use machine::ShardMachine;
 pub use records::{Header, LogPosition, Membership};
+use redo::Round;
+pub use snapshot::SnapshotFile;
+use store::Wake;
+pub use store::{StateStore, StoreOptions};
 
 /// Why the state cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +57,8 @@ pub enum StateError {
     OutOfOrder { applied: u64, found: u64 },
     #[error("the state failed earlier and answers nothing any more")]
     Failed,
+    #[error("the state store cannot be read or written")]
+    Io(#[from] io::Error),
 }
 
 /// An entity as stored. `tail` holds the events after the snapshot, each with the sequence number after it.
@@ -113,6 +132,10 @@ pub struct ShardState {
     options: StateOptions,
     inner: RwLock<Inner>,
     progress: watch::Sender<Progress>,
+    /// Wakes whoever waits for the overlay to shrink.
+    drained: Notify,
+    /// None: nothing is ever flushed, and the overlay has no bound.
+    wake: Option<Arc<Wake>>,
 }
 
 pub(super) struct Inner {
@@ -129,6 +152,10 @@ pub(super) struct Inner {
     /// No remembered request's expiry key is below.
     expiry_floor: Vec<u8>,
     timers_changed: u64,
+    /// Whether something was applied since the flusher took changes last.
+    changed: bool,
+    /// The header sled holds durably.
+    durable: Header,
     failed: bool,
 }
 
@@ -136,12 +163,16 @@ impl ShardState {
     /// An empty state that is kept in memory alone.
     #[must_use]
     pub fn in_memory(shard: ShardId, options: StateOptions) -> Self {
-        Self::with(shard, options, Inner::new(Layers::default(), Header::default()))
+        Self::with(shard, options, Inner::new(Layers::default(), Header::default()), None)
     }
 
-    fn with(shard: ShardId, options: StateOptions, inner: Inner) -> Self {
+    fn open(shard: ShardId, options: StateOptions, base: Base, wake: Arc<Wake>) -> Result<Self, StateError> {
+        Ok(Self::with(shard, options, Inner::over(base)?, Some(wake)))
+    }
+
+    fn with(shard: ShardId, options: StateOptions, inner: Inner, wake: Option<Arc<Wake>>) -> Self {
         let progress = watch::Sender::new(inner.progress());
-        Self { shard, options, inner: RwLock::new(inner), progress }
+        Self { shard, options, inner: RwLock::new(inner), progress, drained: Notify::new(), wake }
     }
 
     #[must_use]
@@ -194,10 +225,82 @@ impl ShardState {
         if let Some(membership) = membership {
             inner.header.membership = membership;
         }
+        inner.changed = true;
+        let (progress, dirty) = (inner.progress(), inner.layers.dirty_bytes());
+        drop(inner);
+        self.progress.send_replace(progress);
+        if let Some(wake) = &self.wake
+            && dirty > self.options.overlay_bytes / 2
+        {
+            wake.now();
+        }
+        Ok(outcomes)
+    }
+
+    /// Returns once the overlay is below its bound: to be awaited before [`ShardState::apply_at`].
+    ///
+    /// # Errors
+    /// [`StateError::Failed`] when the flusher has failed, so that it never will be.
+    pub async fn room(&self) -> Result<(), StateError> {
+        let Some(wake) = &self.wake else { return Ok(()) };
+        loop {
+            let drained = self.drained.notified();
+            tokio::pin!(drained);
+            drained.as_mut().enable();
+            if self.read()?.layers.bytes() < self.options.overlay_bytes {
+                return Ok(());
+            }
+            wake.now();
+            drained.await;
+        }
+    }
+
+    /// The log position up to which sled holds everything durably.
+    #[must_use]
+    pub fn durable(&self) -> Option<LogPosition> {
+        self.lock_read().durable.applied
+    }
+
+    /// Hands the flusher all changes since the last time, and the header they lead to. Without changes, or when without
+    /// `permit`, a round that only names what sled holds, and false.
+    fn take(&self, permit: bool) -> Result<(Round<Arc<Changes>>, bool), StateError> {
+        let mut inner = self.write()?;
+        let follows = inner.durable.applied;
+        let changed = permit && std::mem::take(&mut inner.changed);
+        let (header, changes) =
+            if changed { (inner.header.clone(), inner.layers.take()) } else { (inner.durable.clone(), Arc::default()) };
+        Ok((Round { shard: self.shard, follows, header, changes }, changed))
+    }
+
+    fn flushed(&self, durable: Header) {
+        let mut inner = self.lock_write();
+        inner.layers.flushed();
+        inner.durable = durable;
+        drop(inner);
+        self.drained.notify_waiters();
+    }
+
+    fn fail(&self) {
+        self.lock_write().failed = true;
+        self.drained.notify_waiters();
+    }
+
+    /// Exchanges everything for what `fill` put into the tree it returns; readers wait meanwhile.
+    fn replace(&self, fill: impl FnOnce() -> Result<Base, StateError>) -> Result<(), StateError> {
+        let mut inner = self.write()?;
+        let timers_changed = inner.timers_changed + 1;
+        match fill().and_then(Inner::over) {
+            Ok(new) => *inner = Inner { timers_changed, ..new },
+            Err(error) => {
+                inner.failed = true;
+                return Err(error);
+            }
+        }
         let progress = inner.progress();
         drop(inner);
         self.progress.send_replace(progress);
-        Ok(outcomes)
+        self.drained.notify_waiters();
+        Ok(())
     }
 
     /// The last applied log entry and the membership as of it.
@@ -239,8 +342,30 @@ impl Inner {
             timer_floor: Mutex::new(vec![keys::DUE]),
             expiry_floor: vec![keys::EXPIRY],
             timers_changed: 0,
+            changed: false,
+            durable: Header::default(),
             failed: false,
         }
+    }
+
+    /// What a tree holds. A tree without a header was left half-written by an installation and is emptied.
+    fn over(base: Base) -> Result<Self, StateError> {
+        let header = base.header()?;
+        if header.is_none() {
+            base.0.clear()?;
+        }
+        let mut inner = Self::new(Layers::over(base), header.unwrap_or_default());
+        inner.durable = inner.header.clone();
+        let Self { layers, consumers, watermarks, .. } = &mut inner;
+        layers.scan_prefix(&[keys::CONSUMER], |key, value| {
+            consumers.insert(Parts::of(key).text()?, records::decode_number(key, &value)?);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        layers.scan_prefix(&[keys::WATERMARK], |key, value| {
+            watermarks.insert(Parts::of(key).shard()?, records::decode_number(key, &value)?);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(inner)
     }
 
     fn progress(&self) -> Progress {

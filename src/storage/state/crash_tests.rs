@@ -1,0 +1,134 @@
+//! The state of a shard through flushes, restarts and crashes at every step of a flush, against the model.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::tests::{Model, any_entries, settle_sequences};
+use super::*;
+use crate::kernel::{Batch, Op, ShardId};
+
+const SHARD: ShardId = ShardId(1);
+
+fn open(dir: &std::path::Path) -> (Arc<StateStore>, Arc<ShardState>) {
+    let shard = StateOptions { feed_keep: 4, overlay_bytes: 1 << 20 };
+    let options = StoreOptions { cache_bytes: 8 << 20, flush_every: Duration::from_secs(3600), shard };
+    let store = StateStore::open(dir, options).unwrap();
+    let state = store.shard(SHARD).unwrap();
+    (store, state)
+}
+
+/// Stops as a killed process would: `steps` of the flush's writes reach sled, nothing after.
+fn crash(store: &StateStore, state: &ShardState, steps: usize) {
+    let (round, changed) = state.take(true).unwrap();
+    if changed {
+        store.crash_in(&round, steps);
+    }
+    store.fail();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn nothing_flushed_is_lost_and_nothing_is_half_there(entries in any_entries()) {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, mut state) = open(dir.path());
+        let mut history: Vec<(Vec<Op>, Model)> = Vec::new();
+        let (mut model, mut flushed) = (Model::default(), 0);
+        for (mut ops, event) in entries {
+            settle_sequences(&model, &mut ops);
+            history.push((ops.clone(), model.clone()));
+            let expected = model.entry(&ops);
+            prop_assert_eq!(state.apply(model.index, &ops).unwrap(), expected);
+            match event {
+                0 => {
+                    store.flush().unwrap();
+                    flushed = model.index;
+                    prop_assert_eq!(state.durable().map(|at| at.index), Some(flushed));
+                }
+                1..=3 => {
+                    // 1 stops before the redo file, 2 in the middle of sled's writes, 3 after them.
+                    crash(&store, &state, [0, 0, ops.len() + 2, usize::MAX][usize::from(event)]);
+                    drop((store, state));
+                    (store, state) = open(dir.path());
+                    let at = state.position().unwrap().0.map_or(0, |at| at.index);
+                    prop_assert!(at >= flushed && at <= model.index);
+                    prop_assert!(event == 1 || at == model.index, "a synced round is complete");
+                    let from = usize::try_from(at).unwrap();
+                    if let Some((_, then)) = history.get(from) { then.check(&state); }
+                    for (ops, then) in &history[from..] {
+                        let mut then = then.clone();
+                        let expected = then.entry(ops);
+                        prop_assert_eq!(state.apply(then.index, ops).unwrap(), expected);
+                    }
+                }
+                4 => {
+                    store.close().unwrap();
+                    drop((store, state));
+                    (store, state) = open(dir.path());
+                    flushed = model.index;
+                }
+                _ => {}
+            }
+            model.check(&state);
+        }
+    }
+}
+
+#[test]
+fn a_second_process_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, _state) = open(dir.path());
+    assert!(matches!(StateStore::open(dir.path(), StoreOptions::default()), Err(StateError::Io(_))));
+}
+
+/// Everything under its key.
+pub(super) fn dump(state: &ShardState) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StateError> {
+    let mut all = Vec::new();
+    state.read()?.layers.scan(&[], None, false, |key, value| {
+        all.push((key.to_vec(), value));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(all)
+}
+
+#[test]
+fn a_damaged_database_answers_right_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, state) = open(dir.path());
+    for index in 1..=300u64 {
+        let events = vec![vec![7; usize::try_from(index % 60 * 40).unwrap()]];
+        let batch = Batch { events, ..super::tests::batch("a", index - 1) };
+        state.apply(index, &[Op::Batch(Box::new(batch))]).unwrap();
+        if index % 50 == 0 {
+            store.flush().unwrap();
+        }
+    }
+    store.close().unwrap();
+    let before = dump(&state).unwrap();
+    drop((store, state));
+    let path = dir.path().join("state/db");
+    let whole = std::fs::read(&path).unwrap();
+    let used = whole.iter().rposition(|byte| *byte != 0).unwrap();
+    for step in 0..12 {
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(copy.path().join("state/blobs")).unwrap();
+        for name in ["conf", "redo-0", "redo-1"] {
+            std::fs::copy(dir.path().join("state").join(name), copy.path().join("state").join(name)).unwrap();
+        }
+        let mut bytes = whole.clone();
+        bytes[used * step / 12 + 5] ^= 0xff;
+        std::fs::write(copy.path().join("state/db"), bytes).unwrap();
+        let (store, state) = open(copy.path());
+        let empty = state.position().unwrap().0.is_none();
+        match dump(&state) {
+            Ok(after) => assert!(after == before || empty && after.is_empty(), "step {step}"),
+            Err(error) => {
+                assert!(matches!(error, StateError::Corrupt { .. } | StateError::Sled(_)), "step {step}: {error}");
+                drop((store, state));
+                let (store, state) = open(copy.path());
+                assert!(store.rebuilding() && state.position().unwrap().0.is_none());
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The state of a shard as openraft sees it.
+//!
+//! Entries are applied to the overlay; what sled lacks after a crash, the log still has, because it is purged only up
+//! to a snapshot, and a snapshot is made of what sled holds durably and is synced before anyone hears of it.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::{Stream, TryStreamExt};
+use metrics::{Counter, Gauge, Histogram};
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::type_config::alias;
+use openraft::vote::RaftLeaderId;
+use openraft::{BasicNode, EntryPayload};
+
+use super::records::{Header, LogPosition, Membership};
+use super::snapshot::{SnapshotFile, Snapshots};
+use super::{ShardState, StateError, StateStore};
+use crate::kernel::ShardId;
+use crate::storage::types::{ShardReply, TypeConfig};
+
+type EntryId = alias::LogIdOf<TypeConfig>;
+type Members = alias::StoredMembershipOf<TypeConfig>;
+type Meta = alias::SnapshotMetaOf<TypeConfig>;
+type Current = alias::SnapshotOf<TypeConfig, SnapshotFile>;
+
+/// The replicated state machine of one shard.
+#[derive(Clone)]
+pub struct ShardMachine {
+    store: Arc<StateStore>,
+    state: Arc<ShardState>,
+    snapshots: Arc<Snapshots>,
+    measures: Measures,
+}
+
+#[derive(Clone)]
+struct Measures {
+    applied: Gauge,
+    overlay: Gauge,
+    seconds: Histogram,
+    operations: Counter,
+    snapshots: Counter,
+}
+
+impl Measures {
+    fn of(shard: ShardId) -> Self {
+        let shard = shard.to_string();
+        Self {
+            applied: metrics::gauge!("construct_shard_applied_index", "shard" => shard.clone()),
+            overlay: metrics::gauge!("construct_shard_overlay_bytes", "shard" => shard.clone()),
+            seconds: metrics::histogram!("construct_shard_apply_seconds", "shard" => shard.clone()),
+            operations: metrics::counter!("construct_shard_operations_total", "shard" => shard.clone()),
+            snapshots: metrics::counter!("construct_shard_snapshots_total", "shard" => shard),
+        }
+    }
+}
+
+impl ShardMachine {
+    /// Snapshots are kept under `data_dir/snapshots/<shard>`, the newest `keep` of them.
+    ///
+    /// # Errors
+    /// [`StateError::Io`] when the directory cannot be made.
+    pub fn new(
+        data_dir: &Path,
+        store: Arc<StateStore>,
+        state: Arc<ShardState>,
+        keep: usize,
+    ) -> Result<Self, StateError> {
+        let dir = data_dir.join("snapshots").join(state.shard().to_string());
+        let measures = Measures::of(state.shard());
+        Ok(Self { snapshots: Arc::new(Snapshots::at(dir, keep)?), store, state, measures })
+    }
+
+    #[must_use]
+    pub fn state(&self) -> &Arc<ShardState> {
+        &self.state
+    }
+
+    fn apply_entry(&self, entry: &alias::EntryOf<TypeConfig>) -> Result<ShardReply, StateError> {
+        let started = Instant::now();
+        let position = position_of(&entry.log_id);
+        let (ops, membership) = match &entry.payload {
+            EntryPayload::Blank => (&[][..], None),
+            EntryPayload::Normal(command) => (&command.ops[..], None),
+            EntryPayload::Membership(members) => {
+                let nodes = members.nodes().map(|(id, node)| (*id, node.addr.clone())).collect();
+                let voters = members.get_joint_config().clone();
+                (&[][..], Some(Membership { at: Some(position), voters, nodes }))
+            }
+        };
+        let outcomes = self.state.apply_at(position, membership, ops)?;
+        self.measures.seconds.record(started.elapsed());
+        self.measures.operations.increment(outcomes.len() as u64);
+        #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+        self.measures.applied.set(position.index as f64);
+        Ok(ShardReply { outcomes })
+    }
+
+    /// Runs work on files away from the tasks of the runtime.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, StateError> + Send + 'static,
+    ) -> io::Result<T> {
+        let machine = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&machine)).await.map_err(io::Error::other)?;
+        done.map_err(io_error)
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for ShardMachine {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<EntryId>, Members)> {
+        let (applied, membership) = self.state.position().map_err(io_error)?;
+        Ok((applied.map(log_id_of), members_of(&membership)?))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            self.state.room().await.map_err(io_error)?;
+            let reply = self.apply_entry(&entry).map_err(io_error)?;
+            if let Some(responder) = responder {
+                responder.send(reply);
+            }
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+        self.measures.overlay.set(self.state.counts().overlay_bytes as f64);
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn install_snapshot(&mut self, meta: &Meta, snapshot: SnapshotFile) -> io::Result<()> {
+        if meta_of(&snapshot.header)? != *meta {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the snapshot is not the one it is said to be"));
+        }
+        tracing::warn!(shard = %self.state.shard(), index = ?meta.last_log_id, "replacing the state by a snapshot");
+        self.blocking(move |machine| machine.snapshots.install(&machine.store, &machine.state, &snapshot)).await
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Current>> {
+        self.blocking(|machine| machine.snapshots.newest()).await?.map(current_of).transpose()
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for ShardMachine {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> io::Result<Current> {
+        let file = self.blocking(|machine| machine.snapshots.write(&machine.store, &machine.state)).await?;
+        self.measures.snapshots.increment(1);
+        current_of(file)
+    }
+}
+
+fn io_error(error: StateError) -> io::Error {
+    match error {
+        StateError::Io(error) => error,
+        error => io::Error::other(error),
+    }
+}
+
+fn position_of(id: &EntryId) -> LogPosition {
+    let leader = id.committed_leader_id();
+    LogPosition { term: leader.term, node: leader.node_id, index: id.index() }
+}
+
+fn log_id_of(at: LogPosition) -> EntryId {
+    EntryId::new(RaftLeaderId::new(at.term, at.node), at.index)
+}
+
+fn members_of(membership: &Membership) -> io::Result<Members> {
+    let Membership { at, voters, nodes } = membership.clone();
+    if voters.is_empty() {
+        return Ok(Members::default());
+    }
+    let nodes: std::collections::BTreeMap<_, _> =
+        nodes.into_iter().map(|(id, address)| (id, BasicNode::new(address))).collect();
+    let members = openraft::Membership::new(voters, nodes).map_err(io::Error::other)?;
+    Ok(Members::new(at.map(log_id_of), members))
+}
+
+fn meta_of(header: &Header) -> io::Result<Meta> {
+    Ok(Meta { last_log_id: header.applied.map(log_id_of), last_membership: members_of(&header.membership)? })
+}
+
+fn current_of(file: SnapshotFile) -> io::Result<Current> {
+    Ok(Current { meta: meta_of(&file.header)?, snapshot: file })
+}

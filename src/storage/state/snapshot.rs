@@ -1,0 +1,213 @@
+//! A shard's whole state in a file: to rebuild from when the database is lost, and to give to a new replica.
+//!
+//! Layout: blocks of `length (4) ‖ CRC-32C (4) ‖ body`, the first one the [`Header`], the others runs of
+//! `key length (4) ‖ value length (4) ‖ key ‖ value` in key order, then an empty block, whose checksum is over the
+//! number of pairs. A file is written under another name, synced, then renamed: one that is there is whole, and what
+//! time has done to it since, the checksums tell.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::base::Base;
+use super::keys;
+use super::records::Header;
+use super::{ShardState, StateError, StateStore};
+
+const MAGIC: &[u8; 8] = b"CSNAP\0\0\x01";
+/// A block is closed once it is larger.
+const BLOCK_BYTES: usize = 1 << 20;
+/// The largest block read: one full block and one largest value.
+const BLOCK_LIMIT: usize = (64 << 20) + BLOCK_BYTES;
+const PAIR_PREFIX: usize = 8;
+
+/// A snapshot file of a shard.
+#[derive(Debug, Clone)]
+pub struct SnapshotFile {
+    pub path: PathBuf,
+    pub header: Header,
+}
+
+/// Where the snapshots of one shard are, named by the applied index.
+#[derive(Debug, Clone)]
+pub(super) struct Snapshots {
+    dir: PathBuf,
+    keep: usize,
+}
+
+impl Snapshots {
+    pub(super) fn at(dir: PathBuf, keep: usize) -> io::Result<Self> {
+        fs::create_dir_all(&dir)?;
+        Ok(Self { dir, keep: keep.max(1) })
+    }
+
+    /// The newest snapshot whose header can be read.
+    pub(super) fn newest(&self) -> Result<Option<SnapshotFile>, StateError> {
+        for path in self.files()?.into_iter().rev() {
+            match Reader::open(&path) {
+                Ok(reader) => return Ok(Some(SnapshotFile { path, header: reader.header })),
+                Err(error) => tracing::error!(%error, path = %path.display(), "a local snapshot cannot be read"),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Oldest first.
+    fn files(&self) -> io::Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "snapshot") {
+                files.push(path);
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+
+    /// Writes what the shard holds now. Applying goes on meanwhile.
+    pub(super) fn write(&self, store: &StateStore, state: &ShardState) -> Result<SnapshotFile, StateError> {
+        let partial = self.dir.join("partial");
+        let header = store.still(state, |base| write(&partial, base))?;
+        self.keep(&partial, header)
+    }
+
+    /// Gives a finished file its name and removes old ones.
+    fn keep(&self, partial: &Path, header: Header) -> Result<SnapshotFile, StateError> {
+        let index = header.applied.map_or(0, |applied| applied.index);
+        let path = self.dir.join(format!("{index:020}.snapshot"));
+        fs::rename(partial, &path)?;
+        File::open(&self.dir)?.sync_all()?;
+        let files = self.files()?;
+        for old in files.iter().take(files.len().saturating_sub(self.keep)) {
+            fs::remove_file(old)?;
+        }
+        Ok(SnapshotFile { path, header })
+    }
+
+    /// Replaces the state by a snapshot, and keeps the file as one of ours.
+    pub(super) fn install(
+        &self,
+        store: &StateStore,
+        state: &ShardState,
+        file: &SnapshotFile,
+    ) -> Result<(), StateError> {
+        // Read once before anything is removed: a damaged file must not cost the state.
+        Reader::open(&file.path)?.pairs(|_, _| Ok(()))?;
+        if file.path.parent() != Some(&self.dir) {
+            let partial = self.dir.join("partial");
+            fs::copy(&file.path, &partial)?;
+            File::open(&partial)?.sync_all()?;
+            self.keep(&partial, file.header.clone())?;
+        }
+        store.replace(state, |base| {
+            let mut reader = Reader::open(&file.path)?;
+            let header = reader.header.encode()?;
+            reader.pairs(|key, value| base.write(key, Some(value)))?;
+            base.write(&keys::header(), Some(&header))
+        })
+    }
+}
+
+fn write(path: &Path, base: &Base) -> Result<Header, StateError> {
+    let header = base.header()?.unwrap_or_default();
+    let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    out.write_all(MAGIC)?;
+    block(&mut out, &header.encode()?)?;
+    let (mut body, mut count) = (Vec::with_capacity(BLOCK_BYTES + (64 << 10)), 0u64);
+    for item in base.range(&[], &[keys::CHUNK]) {
+        let (key, stored) = item?;
+        if *key == keys::header() {
+            continue;
+        }
+        let value = base.decode(&key, &stored)?;
+        for length in [key.len(), value.len()] {
+            let length = u32::try_from(length).map_err(|_| damaged("a pair"))?;
+            body.extend_from_slice(&length.to_le_bytes());
+        }
+        body.extend_from_slice(&key);
+        body.extend_from_slice(&value);
+        count += 1;
+        if body.len() >= BLOCK_BYTES {
+            block(&mut out, &body)?;
+            body.clear();
+        }
+    }
+    if !body.is_empty() {
+        block(&mut out, &body)?;
+    }
+    out.write_all(&0u32.to_le_bytes())?;
+    out.write_all(&crc32c::crc32c(&count.to_le_bytes()).to_le_bytes())?;
+    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    Ok(header)
+}
+
+fn block(out: &mut impl Write, body: &[u8]) -> Result<(), StateError> {
+    let length = u32::try_from(body.len()).map_err(|_| damaged("a block"))?;
+    out.write_all(&length.to_le_bytes())?;
+    out.write_all(&crc32c::crc32c(body).to_le_bytes())?;
+    out.write_all(body)?;
+    Ok(())
+}
+
+fn damaged(what: &'static str) -> StateError {
+    StateError::Corrupt { what, key: b"snapshot".to_vec() }
+}
+
+struct Reader {
+    input: BufReader<File>,
+    header: Header,
+}
+
+impl Reader {
+    fn open(path: &Path) -> Result<Self, StateError> {
+        let mut input = BufReader::with_capacity(1 << 20, File::open(path)?);
+        let mut magic = [0; 8];
+        input.read_exact(&mut magic)?;
+        if magic != *MAGIC {
+            return Err(damaged("the beginning of a snapshot"));
+        }
+        let body = next(&mut input)?.0;
+        Ok(Self { input, header: Header::decode(&body)? })
+    }
+
+    fn pairs(&mut self, mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), StateError>) -> Result<(), StateError> {
+        let mut count = 0u64;
+        loop {
+            let (body, crc) = next(&mut self.input)?;
+            if body.is_empty() {
+                let whole = crc == crc32c::crc32c(&count.to_le_bytes());
+                return if whole { Ok(()) } else { Err(damaged("the end of a snapshot")) };
+            }
+            let mut rest = body.as_slice();
+            while !rest.is_empty() {
+                let (prefix, pair) = rest.split_first_chunk::<PAIR_PREFIX>().ok_or_else(|| damaged("a pair"))?;
+                let [a, b, c, d, e, f, g, h] = *prefix;
+                let (key, value) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+                let (key, pair) = pair.split_at_checked(key as usize).ok_or_else(|| damaged("a pair"))?;
+                let (value, pair) = pair.split_at_checked(value as usize).ok_or_else(|| damaged("a pair"))?;
+                visit(key, value)?;
+                count += 1;
+                rest = pair;
+            }
+        }
+    }
+}
+
+/// The next block and its checksum; the last one is empty.
+fn next(input: &mut impl Read) -> Result<(Vec<u8>, u32), StateError> {
+    let mut prefix = [0; 8];
+    input.read_exact(&mut prefix)?;
+    let [a, b, c, d, e, f, g, h] = prefix;
+    let length = u32::from_le_bytes([a, b, c, d]) as usize;
+    let crc = u32::from_le_bytes([e, f, g, h]);
+    if length > BLOCK_LIMIT {
+        return Err(damaged("a block"));
+    }
+    let mut body = vec![0; length];
+    input.read_exact(&mut body)?;
+    if length > 0 && crc32c::crc32c(&body) != crc {
+        return Err(damaged("a block"));
+    }
+    Ok((body, crc))
+}

@@ -1,0 +1,414 @@
+//! All shards' states of a node in one sled database, and the thread that takes their changes there.
+//!
+//! Invariants: a round takes every dirty change of a shard together with its header under the shard's lock, syncs the
+//! redo file, writes sled with the header last, flushes sled, and only then lets go of what it held in memory. A
+//! failed write or flush fails the store for good: nothing is tried again as if it had worked. The log may be purged
+//! up to [`ShardState::durable`] and no further. A database that does not open, or whose values are damaged, is set
+//! aside under another name (`state.damaged-<n>`), said loudly, and rebuilt from local snapshots and the log.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
+
+use tokio::sync::watch;
+
+use crate::kernel::ShardId;
+
+use super::base::{Base, Damage};
+use super::layers::Changes;
+use super::redo::{Redo, Round};
+use super::{ShardState, StateError, StateOptions, keys};
+
+const LOCK_TRIES: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(25);
+
+/// How the state store of a node is set up.
+#[derive(Debug, Clone, Copy)]
+pub struct StoreOptions {
+    pub cache_bytes: u64,
+    /// The longest a change waits in memory.
+    pub flush_every: Duration,
+    pub shard: StateOptions,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self { cache_bytes: 128 << 20, flush_every: Duration::from_secs(1), shard: StateOptions::default() }
+    }
+}
+
+/// The state store of a node.
+pub struct StateStore {
+    shared: Arc<Shared>,
+    flusher: Mutex<Option<JoinHandle<()>>>,
+    rebuilding: bool,
+}
+
+struct Shared {
+    db: sled::Db,
+    options: StoreOptions,
+    damage: Arc<Damage>,
+    /// Held by whoever writes sled: a flush or the installation of a snapshot.
+    gate: Mutex<Gate>,
+    /// A snapshot was finished.
+    unpaused: Condvar,
+    wake: Arc<Wake>,
+    failed: watch::Sender<bool>,
+}
+
+struct Gate {
+    redo: Redo,
+    shards: BTreeMap<ShardId, Arc<ShardState>>,
+    /// Shards whose tree is being read for a snapshot and must not change meanwhile.
+    paused: BTreeSet<ShardId>,
+}
+
+/// Tells the flusher to start now.
+#[derive(Default)]
+pub(super) struct Wake {
+    state: Mutex<WakeState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct WakeState {
+    now: bool,
+    stop: bool,
+}
+
+impl Wake {
+    pub(super) fn now(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).now = true;
+        self.changed.notify_all();
+    }
+
+    fn stop(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for the next round; false: stop.
+    fn wait(&self, at_most: Duration) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(state, at_most, |state| !state.now && !state.stop);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.now = false;
+        !state.stop
+    }
+}
+
+impl StateStore {
+    /// Opens (or makes) the store under `data_dir` and starts its flusher.
+    ///
+    /// # Errors
+    /// [`StateError`] when the directory cannot be used, for example because another process uses it.
+    pub fn open(data_dir: &Path, options: StoreOptions) -> Result<Arc<Self>, StateError> {
+        let damage = Arc::new(Damage::at(data_dir.join("state.damaged")));
+        let path = data_dir.join("state");
+        let mut rebuilding = damage.reported();
+        if rebuilding {
+            set_aside(&path, "a damaged value was found earlier")?;
+            damage.clear()?;
+        }
+        let db = match open_sled(&path, options.cache_bytes) {
+            Ok(db) => db,
+            Err(StateError::Sled(sled::Error::Io(error))) => return Err(error.into()),
+            Err(error) => {
+                set_aside(&path, &error.to_string())?;
+                rebuilding = true;
+                open_sled(&path, options.cache_bytes)?
+            }
+        };
+        let (redo, last) = Redo::open(&path)?;
+        let shared = Arc::new(Shared {
+            db,
+            options,
+            damage,
+            gate: Mutex::new(Gate { redo, shards: BTreeMap::new(), paused: BTreeSet::new() }),
+            unpaused: Condvar::new(),
+            wake: Arc::default(),
+            failed: watch::Sender::new(false),
+        });
+        shared.write_again(last)?;
+        let flusher = thread::Builder::new().name("state-flusher".into()).spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.run()
+        })?;
+        Ok(Arc::new(Self { shared, flusher: Mutex::new(Some(flusher)), rebuilding }))
+    }
+
+    /// Whether the database was set aside at opening, so that shards start empty and are rebuilt.
+    #[must_use]
+    pub fn rebuilding(&self) -> bool {
+        self.rebuilding
+    }
+
+    /// The state of a shard, as of the last round that sled holds.
+    ///
+    /// # Errors
+    /// [`StateError`] when stored bytes cannot be read.
+    pub fn shard(&self, shard: ShardId) -> Result<Arc<ShardState>, StateError> {
+        let mut gate = self.shared.gate();
+        if let Some(state) = gate.shards.get(&shard) {
+            return Ok(Arc::clone(state));
+        }
+        let base = self.shared.base(shard)?;
+        let wake = Arc::clone(&self.shared.wake);
+        let state = Arc::new(ShardState::open(shard, self.shared.options.shard, base, wake)?);
+        gate.shards.insert(shard, Arc::clone(&state));
+        Ok(state)
+    }
+
+    /// Takes everything applied so far to sled, and returns once it is durable there.
+    ///
+    /// # Errors
+    /// [`StateError`] when a write failed, now or earlier.
+    pub fn flush(&self) -> Result<(), StateError> {
+        self.shared.round(&mut self.shared.gate())
+    }
+
+    /// Becomes true when the store has failed and the node must stop.
+    #[must_use]
+    pub fn failed(&self) -> watch::Receiver<bool> {
+        self.shared.failed.subscribe()
+    }
+
+    /// Flushes and stops the flusher. Changes applied later stay in memory.
+    ///
+    /// # Errors
+    /// As [`StateStore::flush`].
+    pub fn close(&self) -> Result<(), StateError> {
+        self.shared.wake.stop();
+        let flusher = self.flusher.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if flusher.is_some_and(|flusher| flusher.join().is_err()) {
+            return Err(StateError::Failed);
+        }
+        self.flush()
+    }
+
+    /// Runs `read` over the shard's tree, which holds exactly what was applied up to the header's position and does not
+    /// change meanwhile; applying goes on in memory.
+    pub(super) fn still<T>(
+        &self,
+        state: &ShardState,
+        read: impl FnOnce(&Base) -> Result<T, StateError>,
+    ) -> Result<T, StateError> {
+        let shard = state.shard();
+        let base = {
+            let mut gate = self.shared.gate_of(shard);
+            self.shared.round(&mut gate)?;
+            let base = self.shared.base(shard)?;
+            gate.paused.insert(shard);
+            base
+        };
+        let result = read(&base);
+        self.shared.gate().paused.remove(&shard);
+        self.shared.unpaused.notify_all();
+        self.shared.wake.now();
+        result
+    }
+
+    /// Replaces the shard's tree by what `fill` writes, and the state by the tree. A crash in the middle leaves a tree
+    /// without a header, which opens as an empty one.
+    pub(super) fn replace(
+        &self,
+        state: &ShardState,
+        fill: impl FnOnce(&Base) -> Result<(), StateError>,
+    ) -> Result<(), StateError> {
+        let mut gate = self.shared.gate_of(state.shard());
+        let base = self.shared.base(state.shard())?;
+        state.replace(|| {
+            gate.redo.clear()?;
+            base.write(&keys::header(), None)?;
+            self.shared.db.flush()?;
+            base.0.clear()?;
+            fill(&base)?;
+            self.shared.db.flush()?;
+            Ok(base.clone())
+        })
+    }
+}
+
+#[cfg(test)]
+impl StateStore {
+    /// A crash after `steps` of the writes of a round: 0 is before the redo file was complete.
+    pub(super) fn crash_in(&self, round: &Round<Arc<Changes>>, steps: usize) {
+        let mut gate = self.shared.gate();
+        let next = gate.redo.next();
+        gate.redo.write(std::slice::from_ref(round)).unwrap();
+        if steps == 0 {
+            let length = fs::metadata(&next).unwrap().len();
+            fs::File::options().write(true).open(&next).unwrap().set_len(length - 1).unwrap();
+        }
+        let base = self.shared.base(round.shard).unwrap();
+        for (key, value) in round.changes.iter().take(steps) {
+            base.write(key, value.as_deref()).unwrap();
+        }
+        if steps > round.changes.len() {
+            base.write(&keys::header(), Some(&round.header.encode().unwrap())).unwrap();
+        }
+        drop(gate);
+    }
+
+    pub(super) fn fail(&self) {
+        self.shared.fail(&self.shared.gate());
+    }
+}
+
+impl Drop for StateStore {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(%error, "the state store did not close cleanly; the log still has what it lacks");
+        }
+    }
+}
+
+impl Shared {
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The gate once nobody makes a snapshot of the shard.
+    fn gate_of(&self, shard: ShardId) -> MutexGuard<'_, Gate> {
+        let gate = self.unpaused.wait_while(self.gate(), |gate| gate.paused.contains(&shard));
+        gate.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn base(&self, shard: ShardId) -> Result<Base, StateError> {
+        let tree = self.db.open_tree(format!("shard-{shard}"))?;
+        Ok(Base(tree, Arc::clone(&self.damage)))
+    }
+
+    /// Writes the round that a crash may have left half-written.
+    fn write_again(&self, rounds: Vec<Round<Changes>>) -> Result<(), StateError> {
+        for round in rounds {
+            let base = self.base(round.shard)?;
+            let held = base.header()?.and_then(|header| header.applied);
+            if held == round.follows || held == round.header.applied {
+                write_round(&base, &round.changes, &round.header.encode()?)?;
+            } else {
+                tracing::error!(shard = %round.shard, ?held, follows = ?round.follows,
+                    "the state store lost a flush it had confirmed; the shard is rebuilt from its snapshot and the log");
+                base.write(&keys::header(), None)?;
+            }
+        }
+        self.db.flush()?;
+        Ok(())
+    }
+
+    fn run(&self) {
+        while self.wake.wait(self.options.flush_every) {
+            let started = Instant::now();
+            let round = catch_unwind(AssertUnwindSafe(|| self.round(&mut self.gate())));
+            match round {
+                Ok(Ok(())) => metrics::histogram!("construct_state_flush_seconds").record(started.elapsed()),
+                Ok(Err(error)) => return tracing::error!(%error, "the state store failed; the node must stop"),
+                Err(_) => {
+                    self.fail(&self.gate());
+                    return tracing::error!("the state store panicked; the node must stop");
+                }
+            }
+        }
+    }
+
+    fn fail(&self, gate: &Gate) {
+        self.failed.send_replace(true);
+        for state in gate.shards.values() {
+            state.fail();
+        }
+    }
+
+    fn round(&self, gate: &mut Gate) -> Result<(), StateError> {
+        if *self.failed.borrow() {
+            return Err(StateError::Failed);
+        }
+        let result = self.try_round(gate);
+        if result.is_err() {
+            self.fail(gate);
+        }
+        result
+    }
+
+    fn try_round(&self, gate: &mut Gate) -> Result<(), StateError> {
+        let (mut rounds, mut any) = (Vec::new(), false);
+        for (shard, state) in &gate.shards {
+            // Shards with nothing to write are named too: the round is the witness of all of them.
+            let (round, changed) = state.take(!gate.paused.contains(shard))?;
+            any |= changed;
+            rounds.push(round);
+        }
+        if !any {
+            return Ok(());
+        }
+        gate.redo.write(&rounds)?;
+        for round in rounds.iter().filter(|round| round.header.applied != round.follows) {
+            write_round(&self.base(round.shard)?, &round.changes, &round.header.encode()?)?;
+        }
+        self.db.flush()?;
+        for (state, round) in gate.shards.values().zip(rounds) {
+            state.flushed(round.header);
+        }
+        Ok(())
+    }
+}
+
+fn write_round(base: &Base, changes: &Changes, header: &[u8]) -> Result<(), StateError> {
+    for (key, value) in changes {
+        base.write(key, value.as_deref())?;
+    }
+    base.write(&keys::header(), Some(header))
+}
+
+fn open_sled(path: &Path, cache_bytes: u64) -> Result<sled::Db, StateError> {
+    fs::create_dir_all(path)?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        // A half-written file of sled's own that it would trust after a power cut.
+        if name.to_str().is_some_and(|name| name.starts_with("snap.") && name.ends_with(".generating")) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    let config = sled::Config::new()
+        .path(path)
+        .mode(sled::Mode::HighThroughput)
+        .segment_size(16 << 20)
+        .cache_capacity(cache_bytes)
+        .flush_every_ms(None);
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match catch_unwind(AssertUnwindSafe(|| config.open())) {
+            // sled lets go of its lock a little after the last handle is dropped.
+            Ok(Err(sled::Error::Io(error))) if tries < LOCK_TRIES && error.to_string().contains("acquire lock") => {
+                thread::sleep(LOCK_PAUSE);
+            }
+            Ok(opened) => return Ok(opened?),
+            Err(_) => return Err(StateError::Corrupt { what: "the database", key: Vec::new() }),
+        }
+    }
+}
+
+fn set_aside(path: &Path, why: &str) -> Result<(), StateError> {
+    let mut number = 1u32;
+    let aside = loop {
+        let aside = path.with_file_name(format!("state.damaged-{number}"));
+        if !aside.exists() {
+            break aside;
+        }
+        number += 1;
+    };
+    match fs::rename(path, &aside) {
+        Ok(()) => {
+            tracing::error!(why, kept = %aside.display(),
+                "the state database is damaged; it was set aside and is rebuilt from local snapshots and the log");
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
