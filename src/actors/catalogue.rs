@@ -1,6 +1,6 @@
 //! Every entity kind of the product, one line each.
 
-use super::compliance::{Keyring, SigningKey as AuditKey};
+use super::compliance::{Consents, Erasure, Keyring, SigningKey as AuditKey};
 use super::idempotency::Idempotency;
 use super::identity::email_claim::EmailClaim;
 use super::identity::roles::Roles;
@@ -17,6 +17,8 @@ pub fn kinds() -> Vec<Kind> {
     vec![
         Kind::of::<VirtualClock>(),
         Kind::of::<Keyring>(),
+        Kind::of::<Consents>(),
+        Kind::of::<Erasure>(),
         Kind::of::<AuditKey>(),
         Kind::of::<Delivery>(),
         Kind::of::<Devices>(),

@@ -1,10 +1,16 @@
 //! Security and compliance: data keys per person, the audit log, erasure, consents.
 
 pub mod audit_log;
+pub mod consents;
+pub mod erasure;
 pub mod keyring;
 pub mod sealer;
+#[cfg(test)]
+mod tests;
 
 pub use audit_log::AuditLog;
 pub use audit_log::signing_key::SigningKey;
+pub use consents::Consents;
+pub use erasure::{Eraser, Erasure};
 pub use keyring::Keyring;
 pub use sealer::KeyringSealer;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use ractor::ActorRef;
 
@@ -20,6 +20,8 @@ pub struct Vitals {
     pub last_used_ms: AtomicU64,
     /// Estimate of the state's size.
     pub bytes: AtomicUsize,
+    /// The person whose data the actor holds in memory, once it is known.
+    pub subject: OnceLock<String>,
 }
 
 impl Vitals {
@@ -79,6 +81,14 @@ impl Directory {
     pub fn list(&self) -> Vec<(EntityId, Handle)> {
         let handles = self.handles.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         handles.iter().map(|(id, handle)| (id.clone(), handle.clone())).collect()
+    }
+
+    /// Takes out every actor that holds data of this person.
+    #[must_use]
+    pub fn take_subject(&self, subject: &str) -> Vec<Handle> {
+        let mut handles = self.handles.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let holds = |handle: &Handle| handle.vitals.subject.get().is_some_and(|known| known == subject);
+        handles.extract_if(|_, handle| holds(handle)).map(|(_, handle)| handle).collect()
     }
 
     /// Takes out what should be passivated: idle since before `cutoff_ms`, and then the least recently used until the

@@ -98,7 +98,12 @@ impl<E: Entity> Actor for EntityActor<E> {
         live.vitals.depth.fetch_sub(1, Ordering::Relaxed);
         if live.entity.is_none() {
             match load::<E>(&live.id, &live.parts).await {
-                Ok(loaded) => live.entity = Some(loaded),
+                Ok(loaded) => {
+                    if let Some(subject) = &loaded.subject {
+                        let _ = live.vitals.subject.set(subject.clone());
+                    }
+                    live.entity = Some(loaded);
+                }
                 Err(error) => {
                     let _ = request.reply.send(Err(Failure::Refused(error)));
                     myself.stop(Some("could not be loaded".to_owned()));

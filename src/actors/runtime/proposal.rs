@@ -89,6 +89,7 @@ impl<E: Entity> Turn<'_, E> {
         let Some(subject) = self.loaded.state.subject(self.id) else { return Ok(()) };
         let gone = || Error::new(ErrorCode::Gone, "The person this belongs to was erased.");
         let key = self.parts.sealer().key(&subject, true).await?.ok_or_else(gone)?;
+        let _ = self.vitals.subject.set(subject.clone());
         (self.loaded.subject, self.loaded.key) = (Some(subject), Some(key));
         Ok(())
     }

@@ -186,6 +186,13 @@ impl Shard {
         done.await.unwrap_or(false)
     }
 
+    /// Stops every actor that holds data of this person in memory; what they are asked next finds what is stored.
+    pub fn evict(&self, subject: &str) {
+        for handle in self.parts.directory.take_subject(subject) {
+            handle.actor.stop(Some("the person it belongs to was erased".to_owned()));
+        }
+    }
+
     /// Stops the supervisor and with it every actor of the shard.
     pub fn stop(&self) {
         self.supervisor.stop(Some("the node is stopping".to_owned()));

@@ -11,14 +11,18 @@
 //! next checkpoint. What the file cannot say: that its keys are the right ones (compare or pin them) and that it is the
 //! newest one (compare its checkpoint with one kept elsewhere).
 
+use std::collections::VecDeque;
 use std::io::BufRead;
+use std::sync::Arc;
 
+use futures::stream::{self, Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 
+use super::AuditLog;
 use super::note::{Verifier, shard_origin};
 use super::search::AuditEntry;
 use crate::kernel::merkle::{Hash, empty_root, leaf_hash, node_hash};
-use crate::kernel::{ShardId, Timestamp};
+use crate::kernel::{Error, ShardId, Timestamp};
 
 /// Entries between two checkpoints.
 pub const CHECKPOINT_EVERY: u64 = 100;
@@ -92,6 +96,59 @@ pub fn checkpoint_line(note: &str) -> String {
 #[must_use]
 pub fn end_line(entries: u64) -> String {
     serde_json::to_string(&EndLine { end: End { entries } }).expect("text always serializes") + "\n"
+}
+
+/// The lines of an export, in pieces of up to [`CHECKPOINT_EVERY`] entries.
+///
+/// Each log is taken up to the size it has when its turn comes. The stream ends after an error.
+pub fn lines(log: Arc<AuditLog>, exported_at: Timestamp) -> impl Stream<Item = Result<Vec<u8>, Error>> + Send {
+    let shards = log.shards();
+    let key = |shard: &ShardId| LogKey { shard: shard.0, verifier: log.verifier(*shard).to_text() };
+    let header = Header::new(log.origin(), exported_at, shards.iter().map(key).collect()).line();
+    let start = Writing { log, left: shards.into(), current: None, total: 0, ended: false };
+    let rest = stream::try_unfold(start, |mut writing| async move {
+        let piece = writing.next().await?;
+        Ok(piece.map(|piece| (piece, writing)))
+    });
+    stream::once(async move { Ok(header.into_bytes()) }).chain(rest)
+}
+
+/// An export while it is written.
+struct Writing {
+    log: Arc<AuditLog>,
+    left: VecDeque<ShardId>,
+    /// The log being written: its size when its turn came, and the entries written of it.
+    current: Option<(ShardId, u64, u64)>,
+    total: u64,
+    ended: bool,
+}
+
+impl Writing {
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, Error> {
+        if self.ended {
+            return Ok(None);
+        }
+        let (shard, size, written) = match (self.current, self.left.pop_front()) {
+            (Some(current), shard) => {
+                shard.into_iter().for_each(|shard| self.left.push_front(shard));
+                current
+            }
+            (None, Some(shard)) => (shard, self.log.head(shard, None).await?.0, 0),
+            (None, None) => {
+                self.ended = true;
+                return Ok(Some(end_line(self.total).into_bytes()));
+            }
+        };
+        let upto = size.min(written + CHECKPOINT_EVERY);
+        let mut piece = Vec::new();
+        for leaf in self.log.entries(shard, written, (upto - written) as u32).await? {
+            piece.extend(entry_line(&leaf));
+        }
+        piece.extend(checkpoint_line(&self.log.checkpoint(shard, Some(upto)).await?.note).into_bytes());
+        self.total += upto - written;
+        self.current = (upto < size).then_some((shard, size, upto));
+        Ok(Some(piece))
+    }
 }
 
 /// What a file that verifies holds.

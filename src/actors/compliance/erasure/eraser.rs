@@ -1,0 +1,152 @@
+//! Carries open erasures on: waits between their steps until nothing of the person's is left in the outbox.
+//!
+//! A reconciler: it keeps nothing that cannot be read again, so a crash at any point costs a pass. It works on the
+//! shards this node leads, where the person's entities, outbox records and keyring all are.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{Command, Erasure, OPEN, Phase, Reply, erasure_id};
+use crate::actors::compliance::sealer::KeyringSealer;
+use crate::actors::runtime::Router;
+use crate::actors::runtime::shard::Shard;
+use crate::kernel::{Error, Origin};
+use crate::storage::state::StateError;
+
+/// Erasures and outbox records read at once.
+const PAGE: usize = 256;
+/// Pause between passes while an erasure is under way.
+const BUSY: Duration = Duration::from_millis(50);
+/// Pause otherwise, unless woken.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Begins erasures and carries them on.
+pub struct Eraser {
+    router: Router,
+    sealer: Arc<KeyringSealer>,
+    wake: Notify,
+    /// People whose key is being destroyed: their actors are to be stopped once it is.
+    sealing: Mutex<BTreeSet<String>>,
+}
+
+impl Eraser {
+    #[must_use]
+    pub fn new(router: Router, sealer: Arc<KeyringSealer>) -> Self {
+        Self { router, sealer, wake: Notify::new(), sealing: Mutex::default() }
+    }
+
+    /// Begins the erasure of a person, or says how far it is.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn begin(&self, user_id: &str, origin: &Origin) -> Result<Reply, Error> {
+        let reply = self.router.ask::<Erasure>(&erasure_id(user_id), Command::Begin, origin).await?;
+        self.wake.notify_one();
+        Ok(reply)
+    }
+
+    /// Runs until the node stops.
+    pub async fn run(self: Arc<Self>, stopping: CancellationToken) {
+        loop {
+            let mut open = 0;
+            for shard in self.router.shards() {
+                match self.pass(shard).await {
+                    Ok(found) => open += found,
+                    Err(error) => tracing::warn!(%error, "erasures are put off"),
+                }
+            }
+            let pause = if open > 0 { BUSY } else { IDLE };
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Carries on the open erasures of one shard; how many there are.
+    async fn pass(&self, shard: &Shard) -> Result<usize, Error> {
+        if shard.barrier().await.is_err() {
+            return Ok(0);
+        }
+        let (mut found, mut after): (usize, Option<Vec<u8>>) = (0, None);
+        loop {
+            let page = shard.parts.log.state().index_scan(OPEN, b"", after.as_deref(), PAGE, false);
+            let page = page.map_err(|error| unreadable(&error))?;
+            for (key, _) in &page {
+                found += 1;
+                self.carry_on(shard, &String::from_utf8_lossy(key)).await?;
+            }
+            if page.len() < PAGE {
+                return Ok(found + self.stop_sealed(shard).await?);
+            }
+            after = page.into_iter().next_back().map(|(key, _)| key);
+        }
+    }
+
+    async fn carry_on(&self, shard: &Shard, user_id: &str) -> Result<(), Error> {
+        let phase = self.phase(user_id).await?;
+        let waits = matches!(phase, Phase::Settling | Phase::Destroying | Phase::Sealing);
+        if matches!(phase, Phase::Destroying | Phase::Sealing) {
+            self.sealing.lock().unwrap_or_else(PoisonError::into_inner).insert(user_id.to_owned());
+        }
+        if waits && is_settled(shard, user_id).map_err(|error| unreadable(&error))? {
+            self.ask(user_id, Command::Settled).await?;
+        }
+        Ok(())
+    }
+
+    /// Stops the actors of those whose key is gone; how many are still to come.
+    async fn stop_sealed(&self, shard: &Shard) -> Result<usize, Error> {
+        let sealing: Vec<String> = {
+            let sealing = self.sealing.lock().unwrap_or_else(PoisonError::into_inner);
+            let here = |id: &&String| self.router.shard_of(&erasure_id(id)) == shard.parts.log.shard();
+            sealing.iter().filter(here).cloned().collect()
+        };
+        let mut left = 0;
+        for user_id in sealing {
+            if self.phase(&user_id).await? != Phase::Completed {
+                left += 1;
+                continue;
+            }
+            self.sealer.forget(&user_id);
+            shard.evict(&user_id);
+            self.sealing.lock().unwrap_or_else(PoisonError::into_inner).remove(&user_id);
+            tracing::info!(user_id, "a person was erased");
+        }
+        Ok(left)
+    }
+
+    async fn phase(&self, user_id: &str) -> Result<Phase, Error> {
+        let Reply::Progress { phase, .. } = self.ask(user_id, Command::Get).await?;
+        Ok(phase)
+    }
+
+    async fn ask(&self, user_id: &str, command: Command) -> Result<Reply, Error> {
+        self.router.ask::<Erasure>(&erasure_id(user_id), command, &Origin::system("eraser")).await
+    }
+}
+
+/// Whether no outbox record of the shard is sealed with this person's key.
+fn is_settled(shard: &Shard, user_id: &str) -> Result<bool, StateError> {
+    let (state, mut after) = (shard.parts.log.state(), 0);
+    loop {
+        let records = state.outbox(after, PAGE)?;
+        if records.iter().any(|record| record.subject.as_deref() == Some(user_id)) {
+            return Ok(false);
+        }
+        match records.last() {
+            Some(last) if records.len() == PAGE => after = last.number,
+            _ => return Ok(true),
+        }
+    }
+}
+
+fn unreadable(error: &StateError) -> Error {
+    tracing::error!(%error, "the state store cannot be read");
+    Error::internal()
+}
