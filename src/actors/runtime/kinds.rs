@@ -52,6 +52,11 @@ impl Kinds {
         self.by_name.get(name)
     }
 
+    /// The names of all kinds.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.by_name.keys().copied()
+    }
+
     /// The shard an entity lives on: the meta shard for kinds that say so, else that of its slot.
     #[must_use]
     pub fn shard_of(&self, id: &EntityId) -> ShardId {

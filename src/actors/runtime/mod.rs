@@ -12,6 +12,7 @@ pub mod clock;
 pub mod directory;
 pub mod entity_actor;
 pub mod feed;
+mod gauges;
 pub mod kinds;
 pub mod log;
 pub mod message;

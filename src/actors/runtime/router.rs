@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use metrics::{counter, histogram};
 use ring::digest::{Context as Digest, SHA256};
+use tracing::Instrument;
 
 use super::RuntimeOptions;
 use super::kinds::Kinds;
@@ -110,7 +111,8 @@ impl Router {
         let kind = self.kinds.get(id.kind()).map_or("unknown", |kind| kind.name);
         let started = tokio::time::Instant::now();
         let deadline = Duration::from_millis(self.options.deadline_ms);
-        let delivered = tokio::time::timeout(deadline, shard.deliver(id, work, origin, dedupe)).await;
+        let span = tracing::debug_span!("deliver", entity = %id, request_id = %origin.request_id, traceparent = origin.traceparent);
+        let delivered = tokio::time::timeout(deadline, shard.deliver(id, work, origin, dedupe)).instrument(span).await;
         let result = delivered.unwrap_or_else(|_| {
             let detail = "The deadline passed; whether the command took effect is not known.";
             Err(Error::new(ErrorCode::DeadlineExceeded, detail).retry_after(1))
@@ -197,6 +199,11 @@ impl Router {
     /// The shards of this node, in order.
     pub fn shards(&self) -> impl Iterator<Item = &Arc<Shard>> {
         self.shards.values()
+    }
+
+    /// The names of the entity kinds.
+    pub fn kind_names(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.kinds.names()
     }
 
     /// The domain time.
