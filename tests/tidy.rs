@@ -45,10 +45,30 @@ impl Source {
         self.path.starts_with("tests/") || self.path.ends_with("tests.rs") || self.path.contains("/tests/")
     }
 
-    /// Lines with their numbers, up to the tests at the end of the file.
+    /// Lines of the product with their numbers: no comments, no tests.
     fn product(&self) -> impl Iterator<Item = (usize, &str)> {
-        let lines = if self.is_test() { "" } else { self.text.split("#[cfg(test)]\nmod ").next().unwrap_or("") };
-        lines.lines().enumerate().map(|(index, line)| (index + 1, line)).filter(|(_, line)| !is_comment(line))
+        let lines = self.split().into_iter().filter(|(_, line, test)| !test && !is_comment(line));
+        lines.map(|(number, line, _)| (number, line))
+    }
+
+    /// Lines of tests, without comments.
+    fn tests(&self) -> impl Iterator<Item = (usize, &str)> {
+        let lines = self.split().into_iter().filter(|(_, line, test)| *test && !is_comment(line));
+        lines.map(|(number, line, _)| (number, line))
+    }
+
+    /// Each line, and whether it belongs to an item under `#[cfg(test)]` or to a file of tests.
+    fn split(&self) -> Vec<(usize, &str, bool)> {
+        let mut item_is_test = false;
+        let mut split = Vec::new();
+        for (number, line) in self.lines() {
+            item_is_test |= line == "#[cfg(test)]";
+            split.push((number, line, self.is_test() || item_is_test));
+            // rustfmt closes an item of the top level in the first column.
+            let ends = line.starts_with('}') || (line.ends_with(';') && !line.starts_with(' '));
+            item_is_test &= !ends;
+        }
+        split
     }
 
     fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
@@ -227,14 +247,9 @@ fn the_product_does_not_unwrap() {
 fn tests_wait_for_conditions_and_not_for_time() {
     let mut findings = Vec::new();
     for source in sources(&["src", "tests"]).iter().filter(|source| source.path != "tests/tidy.rs") {
-        let tests = match source.text.split_once("#[cfg(test)]\nmod ") {
-            Some((_, tests)) => tests,
-            None if source.is_test() => &source.text,
-            None => continue,
-        };
-        for line in tests.lines().filter(|line| !is_comment(line)) {
+        for (number, line) in source.tests() {
             if ["sleep(", "sleep_until("].iter().any(|call| line.contains(call)) {
-                findings.push(format!("{}: {}", source.path, line.trim()));
+                findings.push(format!("{}:{number}: {}", source.path, line.trim()));
             }
         }
     }

@@ -1,11 +1,15 @@
 //! The client of a node's admin endpoint.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args;
 use construct::kernel::Secret;
 use serde_json::Value;
+
+use super::CliError;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -57,22 +61,44 @@ impl Admin {
         Ok(Self { token: read_token(&args.token_file)?, base, client })
     }
 
-    /// GETs a path of the admin endpoint.
+    /// GETs JSON from a path of the admin endpoint.
     pub async fn get(&self, path: &str) -> Result<Value, AdminError> {
+        let response = self.ask(path).await?;
+        let url = response.url().to_string();
+        let body = response.bytes().await.map_err(|e| unreachable(&url, &e))?;
+        serde_json::from_slice(&body).map_err(|e| AdminError::Unreadable { url, detail: e.to_string() })
+    }
+
+    /// Streams a path of the admin endpoint into `output`; answers the number of bytes.
+    pub async fn download(&self, path: &str, output: &mut impl Write) -> Result<u64, CliError> {
+        let mut response = self.ask(path).await?;
+        let url = response.url().to_string();
+        let mut bytes = 0;
+        while let Some(chunk) = response.chunk().await.map_err(|e| unreachable(&url, &e))? {
+            output.write_all(&chunk).context("the output file")?;
+            bytes += chunk.len() as u64;
+        }
+        Ok(bytes)
+    }
+
+    async fn ask(&self, path: &str) -> Result<reqwest::Response, AdminError> {
         let url = format!("{}{path}", self.base);
         let request = self.client.get(&url).bearer_auth(self.token.expose());
-        let unreachable = |e: reqwest::Error| AdminError::Unreachable { url: url.clone(), detail: root_cause(&e) };
-        let response = request.send().await.map_err(unreachable)?;
+        let response = request.send().await.map_err(|e| unreachable(&url, &e))?;
         let status = response.status();
-        let body = response.bytes().await.map_err(unreachable)?;
-        let json = serde_json::from_slice::<Value>(&body);
-        if !status.is_success() {
-            let problem = json.ok().and_then(|p| p["detail"].as_str().map(str::to_owned));
-            let detail = problem.unwrap_or_else(|| status.canonical_reason().unwrap_or("no reason given").to_owned());
-            return Err(AdminError::Refused { url, status: status.as_u16(), detail });
+        if status.is_success() {
+            return Ok(response);
         }
-        json.map_err(|e| AdminError::Unreadable { url, detail: e.to_string() })
+        let body = response.bytes().await.unwrap_or_default();
+        let problem = serde_json::from_slice::<Value>(&body).ok();
+        let detail = problem.and_then(|problem| problem["detail"].as_str().map(str::to_owned));
+        let detail = detail.unwrap_or_else(|| status.canonical_reason().unwrap_or("no reason given").to_owned());
+        Err(AdminError::Refused { url, status: status.as_u16(), detail })
     }
+}
+
+fn unreachable(url: &str, error: &reqwest::Error) -> AdminError {
+    AdminError::Unreachable { url: url.to_owned(), detail: root_cause(error) }
 }
 
 fn read_token(path: &Path) -> Result<Secret<String>, AdminError> {

@@ -1,6 +1,7 @@
 //! The command line. Each subcommand is a file; this one says what there is and how a command ends.
 
 mod admin;
+mod audit;
 mod cluster;
 mod print;
 mod table;
@@ -37,6 +38,9 @@ enum Command {
     /// Look at a running cluster, over the admin endpoint
     #[command(subcommand, after_help = cluster::EXAMPLES)]
     Cluster(cluster::ClusterCommand),
+    /// Export the audit log, and check an export offline
+    #[command(subcommand, after_help = audit::EXAMPLES)]
+    Audit(audit::AuditCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -79,6 +83,8 @@ pub enum CliError {
     Settings(#[from] SettingsError),
     #[error(transparent)]
     Admin(#[from] AdminError),
+    #[error("not verified: {0}")]
+    NotVerified(String),
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
 }
@@ -89,6 +95,7 @@ impl CliError {
             Self::Failed(_) => ExitCode::from(1),
             Self::Settings(_) => ExitCode::from(2),
             Self::Admin(_) => ExitCode::from(3),
+            Self::NotVerified(_) => ExitCode::from(4),
         }
     }
 }
@@ -98,6 +105,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Config(ConfigCommand::Print(node)) => print::run(&node),
         Command::Cluster(command) => cluster::run(&command),
+        Command::Audit(command) => audit::run(&command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -495,7 +495,7 @@ async fn idle_entities_are_passivated_and_come_back() {
         let live = || world.runtime.router.shards().map(|shard| shard.parts.directory.len()).sum::<usize>();
         let gone = async {
             while live() > 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(Duration::from_secs(20), gone).await.expect("all are let go");
