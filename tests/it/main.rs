@@ -1,0 +1,14 @@
+//! The product from the outside: real nodes in processes of their own, judged over their public edges.
+//!
+//! With the feature `peers`, also against programs made elsewhere, which `scripts/test` installs.
+
+mod http;
+mod kill;
+mod mail;
+mod node;
+#[cfg(feature = "peers")]
+mod peers;
+mod person;
+mod socket;
+mod tour;
+mod walk;

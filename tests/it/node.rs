@@ -1,0 +1,218 @@
+//! A real node in a process of its own, on ports of its own, over a data directory that outlives `kill -9`.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+use crate::http::Client;
+
+/// A debug build on a busy machine starts in seconds; more is a defect.
+const READY_WITHIN: Duration = Duration::from_secs(90);
+const ENDS_WITHIN: Duration = Duration::from_secs(30);
+const LOG_LINES_SHOWN: usize = 120;
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// What a node is started with: the sandbox defaults of the tests, and what a test sets on top.
+pub struct Plan {
+    environment: Vec<(String, String)>,
+}
+
+impl Plan {
+    /// Virtual clock, limits out of the way, everything else embedded defaults.
+    pub fn sandbox() -> Self {
+        let plan = Self { environment: Vec::new() }.set("clock", "virtual");
+        ["auth", "account", "public", "read", "write", "money"].iter().fold(plan, |plan, class| {
+            let plan = plan.set(&format!("limits.{class}.per_minute"), "1000000");
+            plan.set(&format!("limits.{class}.burst"), "1000000")
+        })
+    }
+
+    /// Sets a key of the configuration, such as `mail.transport`.
+    pub fn set(mut self, key: &str, value: &str) -> Self {
+        let name = format!("CONSTRUCT__{}", key.to_uppercase().replace('.', "__"));
+        self.environment.push((name, value.to_owned()));
+        self
+    }
+
+    /// Starts the node and waits until it is ready.
+    pub async fn start(self) -> Node {
+        let directory = TempDir::new().expect("a temporary directory");
+        let ip = loopback();
+        let mut node = Node {
+            gateway: free_port(ip),
+            admin: free_port(ip),
+            cluster: free_port(ip),
+            environment: self.environment,
+            directory,
+            child: None,
+        };
+        node.start().await;
+        node
+    }
+}
+
+/// A loopback address that no other test of this run uses.
+pub fn loopback() -> Ipv4Addr {
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let [_, _, _, pid] = std::process::id().to_be_bytes();
+    let [_, _, high, low] = (number + 2).to_be_bytes();
+    Ipv4Addr::new(127, 1 + pid % 250, high, low)
+}
+
+/// A port that was free a moment ago on an address that nobody else uses.
+pub fn free_port(ip: Ipv4Addr) -> SocketAddr {
+    let listener = TcpListener::bind((ip, 0)).expect("a free port");
+    listener.local_addr().expect("a bound address")
+}
+
+/// A running node. Killed when dropped; its log is printed when the test failed.
+pub struct Node {
+    pub gateway: SocketAddr,
+    pub admin: SocketAddr,
+    cluster: SocketAddr,
+    environment: Vec<(String, String)>,
+    directory: TempDir,
+    child: Option<Child>,
+}
+
+impl Node {
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// The gateway, without credentials.
+    pub fn api(&self) -> Client {
+        Client::new(format!("http://{}", self.gateway))
+    }
+
+    /// The admin endpoint, with the administrator token of the data directory.
+    pub fn operator(&self) -> Client {
+        let token = std::fs::read_to_string(self.data().join("admin-token")).expect("an administrator token");
+        Client::new(format!("http://{}", self.admin)).with_token(token.trim())
+    }
+
+    /// The gateway, with the administrator token.
+    pub fn operator_api(&self) -> Client {
+        let token = std::fs::read_to_string(self.data().join("admin-token")).expect("an administrator token");
+        self.api().with_token(token.trim())
+    }
+
+    /// The binary with this node's flags and environment, for another subcommand.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_construct"));
+        command.args(arguments).env_clear().envs(self.environment.clone()).current_dir(self.directory.path());
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        for name in ["PATH", "HOME", "RUST_BACKTRACE"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command
+    }
+
+    /// Starts the process over whatever the data directory holds.
+    pub async fn start(&mut self) {
+        self.spawn();
+        self.wait_ready().await;
+    }
+
+    /// Starts the process without waiting for it.
+    pub fn spawn(&mut self) {
+        assert!(self.child.is_none(), "the node runs already");
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
+        let mut command = self.command(&["serve"]);
+        command
+            .env("CONSTRUCT__NODE__DATA_DIR", self.data())
+            .env("CONSTRUCT__GATEWAY__LISTEN", self.gateway.to_string())
+            .env("CONSTRUCT__ADMIN__LISTEN", self.admin.to_string())
+            .env("CONSTRUCT__CLUSTER__LISTEN", self.cluster.to_string())
+            .stdout(log.try_clone().expect("a log file"))
+            .stderr(log);
+        self.child = Some(command.spawn().expect("the binary starts"));
+    }
+
+    pub async fn wait_ready(&mut self) {
+        let deadline = Instant::now() + READY_WITHIN;
+        let client = self.api();
+        let mut poll = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            poll.tick().await;
+            if client.try_get("/readyz").await.is_some_and(|answer| answer.status == 200) {
+                return;
+            }
+            let ended = self.child.as_mut().and_then(|child| child.try_wait().expect("a child to wait for"));
+            if let Some(status) = ended {
+                panic!("the node ended with {status} before it was ready\n{}", self.log());
+            }
+            assert!(Instant::now() < deadline, "the node is not ready within {READY_WITHIN:?}\n{}", self.log());
+        }
+    }
+
+    /// `kill -9`, and waits until the process is gone.
+    pub async fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().await.expect("a killed child");
+        }
+    }
+
+    /// `kill -9` for whoever does not hold the node; `kill` must still follow.
+    pub fn killer(&self) -> impl Future<Output = ()> + use<> {
+        let id = self.child.as_ref().and_then(Child::id).expect("a running node").to_string();
+        async move {
+            let sent = Command::new("kill").args(["-KILL", &id]).status().await.expect("kill(1)");
+            assert!(sent.success(), "SIGKILL was sent");
+        }
+    }
+
+    /// `kill -9` and a start over the same data.
+    pub async fn crash(&mut self) {
+        self.kill().await;
+        self.start().await;
+    }
+
+    /// SIGTERM; the node must end by itself, in time and with success.
+    pub async fn stop(&mut self) {
+        let mut child = self.child.take().expect("a running node");
+        let id = child.id().expect("a process id").to_string();
+        let sent = Command::new("kill").args(["-TERM", &id]).status().await.expect("kill(1)");
+        assert!(sent.success(), "SIGTERM was sent");
+        let ended = tokio::time::timeout(ENDS_WITHIN, child.wait()).await;
+        let status = ended.unwrap_or_else(|_| panic!("no end within {ENDS_WITHIN:?}\n{}", self.log()));
+        assert!(status.expect("an exit status").success(), "a graceful end\n{}", self.log());
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.path().join("node.log")
+    }
+
+    /// The end of the log.
+    pub fn log(&self) -> String {
+        tail(&self.log_path())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of the node ---\n{}", self.log());
+            if std::env::var_os("CONSTRUCT_TEST_KEEP").is_some() {
+                self.directory.disable_cleanup(true);
+                eprintln!("--- its data is kept in {}", self.directory.path().display());
+            }
+        }
+    }
+}
+
+pub fn tail(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+}
