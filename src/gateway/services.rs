@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::actors::identity::Authority;
 use crate::actors::runtime::{Router, Runtime};
 use crate::kernel::Clock;
 use crate::settings::Settings;
@@ -12,4 +13,5 @@ pub struct Services {
     pub clock: Arc<dyn Clock>,
     pub router: Router,
     pub runtime: Arc<Runtime>,
+    pub identity: Arc<Authority>,
 }

@@ -1,11 +1,13 @@
 //! The public endpoints, collected from one file per area.
 
 pub mod admin;
+pub mod identity;
 
 use super::Endpoint;
 
 /// Every endpoint of the public listener.
 #[must_use]
 pub fn endpoints() -> Vec<Endpoint> {
-    Vec::new()
+    let parts = [identity::endpoints()];
+    parts.into_iter().flatten().collect()
 }

@@ -1,0 +1,64 @@
+//! The profile of whoever calls.
+
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::view::{UserBody, display_name, locale, present, time_zone};
+use crate::actors::identity::user::ProfilePatch;
+use crate::gateway::{Call, Endpoint, Reply};
+use crate::kernel::Error;
+
+pub fn endpoints() -> Vec<Endpoint> {
+    vec![
+        Endpoint::get("/v1/me", "getMe")
+            .summary("My account")
+            .tag("identity")
+            .response::<UserBody>(200, "The account")
+            .handle(get_me),
+        Endpoint::patch("/v1/me", "updateMe")
+            .summary("Change my profile")
+            .description("Members that are left out stay as they are. Honours `If-Match`.")
+            .tag("identity")
+            .body::<ProfileBody>()
+            .response::<UserBody>(200, "The account after it")
+            .problem(412)
+            .handle(update_me),
+    ]
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ProfileUpdate)]
+struct ProfileBody {
+    /// `null` removes it.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, max_length = 100)]
+    display_name: Option<Option<String>>,
+    #[serde(default)]
+    locale: Option<String>,
+    #[serde(default)]
+    time_zone: Option<String>,
+}
+
+async fn get_me(call: Call<()>) -> Result<Reply, Error> {
+    let user = call.services.identity.user(call.user_id()?, &call.origin).await?;
+    let version = user.version;
+    Ok(Reply::ok(&UserBody::from(user)).etag(version))
+}
+
+async fn update_me(call: Call<ProfileBody>) -> Result<Reply, Error> {
+    let name = match &call.body.display_name {
+        Some(Some(text)) => Some(Some(display_name(text)?)),
+        Some(None) => Some(None),
+        None => None,
+    };
+    let patch = ProfilePatch {
+        display_name: name,
+        locale: call.body.locale.as_deref().map(locale).transpose()?,
+        time_zone: call.body.time_zone.as_deref().map(time_zone).transpose()?,
+    };
+    let version = call.expected_version()?;
+    let user = call.services.identity.update_profile(call.user_id()?, patch, version, &call.origin).await?;
+    let version = user.version;
+    Ok(Reply::ok(&UserBody::from(user)).etag(version))
+}
