@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hyper::upgrade::OnUpgrade;
 use serde::de::DeserializeOwned;
 
+use super::pipeline::Gateway;
 use super::request::Head;
 use super::services::Services;
 use super::validate;
@@ -35,8 +36,13 @@ impl Permissions {
     }
 }
 
-/// A connection that is to speak another protocol after the answer 101. Await it after answering.
-pub struct Upgrade(pub OnUpgrade);
+/// A connection that is to speak another protocol after the answer 101.
+pub struct Upgrade {
+    /// Await it in a task of its own: it resolves once the 101 is on its way.
+    pub connection: OnUpgrade,
+    /// For what comes over the connection: `authenticate`, `rpc`, `draining`.
+    pub gateway: Arc<Gateway>,
+}
 
 /// A request that passed authentication, limits and validation. `B` is the declared body.
 pub struct Call<B> {

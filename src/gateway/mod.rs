@@ -14,18 +14,27 @@ pub mod exchange;
 pub mod forwarded;
 pub mod idempotency;
 pub mod page;
+pub mod pipeline;
+#[cfg(test)]
+mod pipeline_tests;
 pub mod rate_limit;
 pub mod registry;
 pub mod reply;
 pub mod request;
 pub mod routes;
+pub mod rpc;
 pub mod server;
 pub mod services;
 pub mod table;
+#[cfg(test)]
+pub mod testing;
 pub mod validate;
 
+pub use auth::{Authenticator, Caller};
 pub use call::{Call, Permissions, Upgrade};
 pub use page::{List, PageQuery};
+pub use pipeline::Gateway;
 pub use registry::{Access, Endpoint, IdempotencyRule, LimitClass};
 pub use reply::Reply;
+pub use rpc::{Rpc, RpcReply};
 pub use services::Services;

@@ -17,7 +17,6 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::Method;
-use hyper::upgrade::OnUpgrade;
 use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 use utoipa::openapi::RefOr;
@@ -107,7 +106,7 @@ pub struct ResponseSpec {
 pub struct Prepared {
     pub call: Call<()>,
     pub body: Bytes,
-    pub upgrade: Option<OnUpgrade>,
+    pub upgrade: Option<Upgrade>,
 }
 
 /// Types the body now and answers the work still to do: the future has not started.
@@ -249,11 +248,11 @@ impl Draft<()> {
     {
         self.declaration.upgrade = true;
         let handler: Handler = Arc::new(move |prepared: Prepared| {
-            let Some(on_upgrade) = prepared.upgrade else {
+            let Some(upgrade) = prepared.upgrade else {
                 let detail = "Ask for an upgrade of the connection (RFC 9110 §7.8).";
                 return Err(Error::new(ErrorCode::Malformed, detail));
             };
-            Ok(handler(prepared.call.with_body(Upgrade(on_upgrade))).boxed())
+            Ok(handler(prepared.call.with_body(upgrade)).boxed())
         });
         Endpoint { declaration: self.declaration, handler }
     }

@@ -157,11 +157,10 @@ impl Requests {
         }
     }
 
-    /// Keeps the answer, or gives the key free when it is not one to keep. Never fails: without the record a repeat
+    /// Keeps the answer (of [`Ticket::keep`]), or gives the key free when there is none to keep. Never fails: without the record a repeat
     /// is carried out again under the same scope.
-    pub async fn finish(&self, ticket: Ticket, reply: &Reply) {
+    pub async fn finish(&self, ticket: Ticket, answer: Option<Vec<u8>>) {
         let Ticket { scope, executor, origin } = ticket;
-        let answer = if reply.is_final() { keep(&scope, reply) } else { None };
         let command = match answer {
             Some(answer) => Command::Complete { executor, answer },
             None => Command::Abandon { executor },
@@ -169,6 +168,14 @@ impl Requests {
         if let Err(error) = self.store.ask(&scope.entity(), command, &origin).await {
             tracing::warn!(%error, "the answer to an idempotent request was not recorded");
         }
+    }
+}
+
+impl Ticket {
+    /// What is kept of the answer; `None` when it is not one to keep.
+    #[must_use]
+    pub fn keep(&self, reply: &Reply) -> Option<Vec<u8>> {
+        if reply.is_final() { keep(&self.scope, reply) } else { None }
     }
 }
 

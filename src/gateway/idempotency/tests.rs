@@ -72,7 +72,8 @@ async fn an_answer_is_kept_unreadable_and_replayed_whole() {
         let under_way = requests.begin(scope(), &origin, 1000).await.err().map(|error| error.code);
         assert_eq!(under_way, Some(ErrorCode::IdempotencyInProgress));
         let reply = Reply::json(201, &serde_json::json!({"access_token": "secret-token"})).etag(3);
-        requests.finish(ticket, &reply).await;
+        let answer = ticket.keep(&reply);
+        requests.finish(ticket, answer).await;
         let Ok(Begun::Replay(replay)) = requests.begin(scope(), &origin, 1000).await else { panic!("replays") };
         assert_eq!((replay.status, body(&replay)), (reply.status, body(&reply)));
         assert_eq!(replay.headers["idempotency-replayed"], "true");
@@ -94,6 +95,8 @@ async fn what_may_pass_is_not_kept() {
     for status in [503, 429] {
         let scope = Scope::new("key-1", &head("/"), b"", &user("usr_1"), "here").expect("a scope");
         let Ok(Begun::Proceed(ticket)) = requests.begin(scope, &origin, 1000).await else { panic!("proceeds") };
-        requests.finish(ticket, &Reply::empty(status)).await;
+        let answer = ticket.keep(&Reply::empty(status));
+        assert_eq!(answer, None);
+        requests.finish(ticket, answer).await;
     }
 }

@@ -1,0 +1,122 @@
+//! A gateway over a runtime in memory, for tests of the pipeline and of routes.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use tokio_util::sync::CancellationToken;
+
+use super::auth::{Authenticator, Caller, OperatorToken};
+use super::call::Permissions;
+use super::idempotency::Requests;
+use super::pipeline::{Gateway, Parts};
+use super::registry::Endpoint;
+use super::reply::{Body, Reply};
+use super::request::{Head, Request};
+use super::server::App;
+use super::services::Services;
+use crate::actors::catalogue;
+use crate::actors::runtime::clock::NodeClock;
+use crate::actors::runtime::kinds::Kinds;
+use crate::actors::runtime::log::ShardLog;
+use crate::actors::runtime::testing::{MemoryKeys, MemoryLog};
+use crate::actors::runtime::{Runtime, RuntimeOptions, RuntimeParts};
+use crate::kernel::{Error, Principal, Secret, ShardId};
+use crate::settings::Settings;
+
+/// The administrator token of every test gateway.
+pub const OPERATOR: &str = "operator-operator-operator-operator";
+
+/// Believes tokens of the form `<user id>:<role or permission>,…`.
+struct Trusting;
+
+#[async_trait]
+impl Authenticator for Trusting {
+    async fn authenticate(&self, bearer: &str) -> Result<Caller, Error> {
+        let known = bearer.split_once(':').filter(|(id, _)| id.starts_with("usr_"));
+        let (id, grants) = known.ok_or_else(|| Error::unauthenticated("The token is not known."))?;
+        let grants: Vec<String> = grants.split(',').map(str::to_owned).collect();
+        let roles = grants.iter().filter(|grant| !grant.contains('.')).cloned().collect();
+        let principal = Principal::User { id: id.to_owned(), session: Some("ses_test".to_owned()), roles };
+        let permissions = grants.iter().map(|grant| grant.replace('.', ":")).collect();
+        Ok(Caller { principal, permissions: Permissions::new(permissions) })
+    }
+}
+
+/// Every service over shards in memory, with timers and outboxes running.
+pub async fn services(settings: Settings) -> Arc<Services> {
+    let logs = (0..3).map(|shard| MemoryLog::start(ShardId(shard)) as Arc<dyn ShardLog>).collect();
+    let clock = Arc::new(NodeClock::system());
+    let kinds = Kinds::new(&catalogue::kinds(), 2);
+    let parts = RuntimeParts {
+        logs,
+        kinds,
+        clock: Arc::clone(&clock),
+        providers: Vec::new(),
+        options: RuntimeOptions::default(),
+    };
+    let mut runtime = Runtime::start(parts).await.expect("a runtime");
+    runtime.set_sealer(Arc::new(MemoryKeys::default()));
+    runtime.go();
+    let router = runtime.router.clone();
+    Arc::new(Services { settings: Arc::new(settings), clock, router, runtime: Arc::new(runtime) })
+}
+
+/// A gateway of these endpoints.
+pub async fn gateway(settings: Settings, endpoints: Vec<Endpoint>) -> Arc<Gateway> {
+    let services = services(settings).await;
+    let store = Arc::new(services.router.clone());
+    let parts = Parts {
+        endpoints,
+        authenticator: Arc::new(Trusting),
+        operator: Arc::new(OperatorToken::new(Secret::new(OPERATOR.to_owned()))),
+        source_key: b"source".to_vec(),
+        requests: Arc::new(Requests::new(store, Arc::new(NodeClock::system()), 1)),
+        draining: CancellationToken::new(),
+        services,
+    };
+    Gateway::new(parts).expect("a gateway")
+}
+
+/// An answer, read to its end.
+pub struct Answered {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub bytes: Bytes,
+}
+
+impl Answered {
+    pub async fn of(reply: Reply) -> Self {
+        let bytes = match reply.body {
+            Body::Full(bytes) => bytes,
+            Body::Stream(chunks) => {
+                let chunks: Vec<_> = chunks.collect().await;
+                chunks.into_iter().flat_map(|chunk| chunk.expect("a chunk")).collect()
+            }
+        };
+        Self { status: reply.status.as_u16(), headers: reply.headers, bytes }
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.bytes).expect("JSON")
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
+    }
+}
+
+/// Sends a request; headers are `name: value`.
+pub async fn send(gateway: &Gateway, method: Method, path: &str, headers: &[&str], body: &str) -> Answered {
+    let mut head = Head::new(method, path);
+    for header in headers {
+        let (name, value) = header.split_once(": ").expect("name: value");
+        let name: HeaderName = name.parse().expect("a name");
+        head.headers.append(name, HeaderValue::from_str(value).expect("a value"));
+    }
+    let body = Bytes::from(body.to_owned());
+    let body = futures::stream::once(async move { Ok(body) }).boxed();
+    Answered::of(gateway.serve(Request { head, body, upgrade: None }).await).await
+}
