@@ -1,5 +1,10 @@
 //! Every entity kind of the product, one line each.
 
+use super::billing::invoice::Invoice;
+use super::billing::numbering::Numbering;
+use super::billing::plans::Catalogue as Plans;
+use super::billing::subscription::Subscription;
+use super::billing::wallet::Wallet;
 use super::compliance::{Consents, Erasure, Keyring, SigningKey as AuditKey};
 use super::idempotency::Idempotency;
 use super::identity::email_claim::EmailClaim;
@@ -20,6 +25,11 @@ pub fn kinds() -> Vec<Kind> {
         Kind::of::<Consents>(),
         Kind::of::<Erasure>(),
         Kind::of::<AuditKey>(),
+        Kind::of::<Invoice>(),
+        Kind::of::<Numbering>(),
+        Kind::of::<Plans>(),
+        Kind::of::<Subscription>(),
+        Kind::of::<Wallet>(),
         Kind::of::<Delivery>(),
         Kind::of::<Devices>(),
         Kind::of::<Idempotency>(),

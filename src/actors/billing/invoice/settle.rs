@@ -1,0 +1,164 @@
+//! What follows when an attempt is settled: paid, tried again, given up, voided, or given back.
+
+use super::NO_PAYMENT_METHOD;
+use super::protocol::{Attempt, AttemptStatus, Event, Mode, Reply, State};
+use super::state::{Body, Invoice, MOST_ATTEMPTS};
+use crate::actors::billing::ledger::{self, Account, Movement};
+use crate::actors::billing::notices;
+use crate::actors::billing::subscription::{self, Subscription};
+use crate::kernel::{Context, Decision, Effect, ProviderKind};
+use crate::providers::payment::{ChargeReceipt, PaymentRequest, Refund};
+
+impl Body {
+    pub(super) fn succeeded(
+        &self,
+        decision: Decision<Invoice>,
+        number: u32,
+        receipt: ChargeReceipt,
+        context: &Context,
+    ) -> Decision<Invoice> {
+        if matches!(self.state, State::Open | State::Uncollectible) {
+            return self.paid(decision, context, number, receipt.id);
+        }
+        let ours = self.charge_id.as_ref() == Some(&receipt.id);
+        if ours || self.returned.contains(&receipt.id) || self.returned.len() >= MOST_ATTEMPTS {
+            return decision;
+        }
+        let back = Refund {
+            charge: receipt.id.clone(),
+            amount: receipt.amount,
+            reference: format!("{}/return", receipt.reference),
+        };
+        let entries = [(Account::Cash, receipt.amount.amount), (Account::Cash, -receipt.amount.amount)];
+        let (id, currency) = (context.id.key(), receipt.amount.currency);
+        ledger::post(decision, context, Movement::DuplicateReceived, id, currency, &entries)
+            .effect(Effect::call(ProviderKind::Payment, &PaymentRequest::Refund(back), ""))
+            .audit(context, "invoice.duplicate_returned", id, "ok")
+            .event(Event::DuplicateReturned { charge_id: receipt.id })
+    }
+
+    pub(super) fn paid(
+        &self,
+        decision: Decision<Invoice>,
+        context: &Context,
+        attempt: u32,
+        charge_id: String,
+    ) -> Decision<Invoice> {
+        let id = context.id.key();
+        let (movement, from) = match self.state {
+            State::Uncollectible => (Movement::InvoiceRecovered, Account::BadDebt),
+            _ => (Movement::InvoicePaid, Account::Receivable),
+        };
+        let total = self.total();
+        let entries = [(Account::Cash, total.amount), (from, -total.amount)];
+        let mut decision = ledger::post(decision, context, movement, id, total.currency, &entries)
+            .clear_timer("retry")
+            .clear_timer("reconcile")
+            .effect(self.tell(subscription::Command::InvoicePaid { invoice_id: id.to_owned() }))
+            .audit(context, "invoice.paid", id, "ok");
+        if total.amount > 0 {
+            decision = decision.effect(notices::receipt(context, self.about(context)));
+        }
+        decision.event(Event::Paid { attempt, charge_id, at: context.now })
+    }
+
+    pub(super) fn failed(
+        &self,
+        decision: Decision<Invoice>,
+        attempt: &Attempt,
+        code: &str,
+        context: &Context,
+    ) -> Decision<Invoice> {
+        let decision = decision
+            .clear_timer("reconcile")
+            .audit(context, "invoice.payment_failed", context.id.key(), "failed")
+            .event(Event::AttemptFailed { attempt: attempt.number, code: code.to_owned(), at: context.now });
+        if self.void_requested {
+            return self.voided(decision, context);
+        }
+        let challenged = matches!(attempt.status, AttemptStatus::Pending { client_secret: Some(_) });
+        match (&self.draft.mode, attempt.manual) {
+            // The challenge counted as a failure when it was asked for.
+            (Mode::Dunning(_), false) if challenged => return decision,
+            (_, false) => return self.after_failure(decision, code, context),
+            (_, true) => {}
+        }
+        let decision = decision.effect(notices::payment_failed(context, self.about(context), code, self.next_attempt));
+        match (self.state, self.next_attempt) {
+            (State::Open, Some(next)) => decision.timer("retry", next),
+            _ => decision,
+        }
+    }
+
+    /// What the invoice's mode says about a failure that nobody was there to see.
+    pub(super) fn after_failure(
+        &self,
+        decision: Decision<Invoice>,
+        code: &str,
+        context: &Context,
+    ) -> Decision<Invoice> {
+        let id = context.id.key().to_owned();
+        let schedule = match &self.draft.mode {
+            Mode::Dunning(schedule) => schedule,
+            Mode::KeepOpen => {
+                let failed = subscription::Command::InvoiceFailed { invoice_id: id, exhausted: false };
+                let decision = decision.effect(self.tell(failed));
+                // Who starts without a payment method knows it.
+                if code == NO_PAYMENT_METHOD {
+                    return decision;
+                }
+                return decision.effect(notices::payment_failed(context, self.about(context), code, None));
+            }
+            Mode::VoidOnDecline => {
+                let notice = notices::payment_failed(context, self.about(context), code, None);
+                return self.voided(decision.effect(notice), context);
+            }
+        };
+        let first = self.first_failure.unwrap_or(context.now);
+        let failures = self.failures + 1;
+        let next = schedule.next_try(first, failures, context.now);
+        let notice = notices::payment_failed(context, self.about(context), code, next);
+        let failed = subscription::Command::InvoiceFailed { invoice_id: id.clone(), exhausted: next.is_none() };
+        let decision = decision.effect(self.tell(failed)).effect(notice).event(Event::RetryScheduled {
+            at: next,
+            first_failure: first,
+            failures,
+        });
+        if let Some(next) = next {
+            return decision.timer("retry", next);
+        }
+        let total = self.total();
+        let entries = [(Account::BadDebt, total.amount), (Account::Receivable, -total.amount)];
+        ledger::post(decision, context, Movement::InvoiceWrittenOff, &id, total.currency, &entries)
+            .audit(context, "invoice.uncollectible", &id, "ok")
+            .event(Event::GivenUp { at: context.now })
+    }
+
+    pub(super) fn void(&self, context: &Context) -> Decision<Invoice> {
+        let decision = Decision::reply(Reply::Done);
+        match self.state {
+            State::Paid | State::Void | State::Uncollectible => decision,
+            _ if self.void_requested => decision,
+            _ if self.is_under_way() => decision.event(Event::VoidRequested),
+            _ => self.voided(decision, context),
+        }
+    }
+
+    pub(super) fn voided(&self, decision: Decision<Invoice>, context: &Context) -> Decision<Invoice> {
+        let id = context.id.key();
+        let decision = match self.state {
+            State::Draft => decision,
+            _ => self.book(decision, context, Movement::InvoiceVoided, -1),
+        };
+        decision
+            .clear_timer("retry")
+            .clear_timer("reconcile")
+            .effect(self.tell(subscription::Command::InvoiceVoided { invoice_id: id.to_owned() }))
+            .audit(context, "invoice.voided", id, "ok")
+            .event(Event::Voided { at: context.now })
+    }
+
+    fn tell(&self, command: subscription::Command) -> Effect {
+        Effect::tell::<Subscription>(subscription::id(&self.draft.subscription_id), &command, "")
+    }
+}

@@ -1,0 +1,101 @@
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::{Error, Timestamp};
+use crate::providers::payment::CardFacts;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Reserves the id of a new subscription.
+    OpenSubscription,
+    /// A subscription is over.
+    SubscriptionEnded {
+        id: String,
+    },
+    /// Keeps a payment method; `token` is the processor's.
+    AttachMethod {
+        token: String,
+        make_default: bool,
+    },
+    SetDefault {
+        id: String,
+    },
+    DetachMethod {
+        id: String,
+    },
+    GetMethod {
+        id: String,
+    },
+    ListMethods,
+    ListSubscriptions,
+    /// What to charge: this method while it is attached, else the default one.
+    Resolve {
+        method_id: Option<String>,
+    },
+    CustomerMade(Result<String, Error>),
+    MethodAttached {
+        id: String,
+        result: Result<CardFacts, Error>,
+    },
+    /// The account is closed: running subscriptions end, methods are detached, nothing can be added.
+    Close,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    SubscriptionOpened { id: String },
+    SubscriptionEnded { id: String },
+    AttachRequested { id: String, token: String, make_default: bool, at: Timestamp },
+    CustomerRequested,
+    CustomerMade { customer: String },
+    CustomerFailed,
+    MethodAttached { id: String, card: CardFacts },
+    AttachFailed { id: String, error: Error },
+    DefaultChosen { id: String },
+    MethodDetached { id: String },
+    Closed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    Opened {
+        id: String,
+    },
+    Method {
+        method: Method,
+        default: bool,
+    },
+    /// In the order they were added; the id of the default one.
+    Methods {
+        methods: Vec<Method>,
+        default: Option<String>,
+    },
+    Subscriptions(Vec<String>),
+    /// `None`: there is nothing to charge.
+    Payable(Option<Payable>),
+    Done,
+}
+
+/// A payment method, as far as it got.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Method {
+    pub id: String,
+    pub token: String,
+    pub added_at: Timestamp,
+    pub make_default: bool,
+    pub status: MethodStatus,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MethodStatus {
+    Pending,
+    Ready(CardFacts),
+    Failed(Error),
+}
+
+/// What a charge needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payable {
+    pub method_id: String,
+    pub customer: String,
+    pub token: String,
+}

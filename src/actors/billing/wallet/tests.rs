@@ -1,0 +1,107 @@
+use super::*;
+use crate::actors::runtime::testing::Given;
+use crate::kernel::{Effect, Entity, ErrorCode, Outcome, codec};
+use crate::providers::payment::{CardFacts, PaymentReceipt, declined};
+
+fn card(token: &str) -> CardFacts {
+    CardFacts { token: token.into(), brand: "visa".into(), last4: "4242".into(), expires_month: 12, expires_year: 2034 }
+}
+
+fn done(receipt: &PaymentReceipt) -> Outcome {
+    Outcome::Done(codec::encode(receipt).expect("encodes"))
+}
+
+fn attach(wallet: &mut Given<Wallet>, token: &str, make_default: bool) -> String {
+    let command = Command::AttachMethod { token: token.into(), make_default };
+    match wallet.when(command).expect("asked for").reply {
+        Reply::Method { method, .. } => method.id,
+        other => panic!("expected a method, got {other:?}"),
+    }
+}
+
+fn settle(wallet: &mut Given<Wallet>, tag: &str, outcome: Outcome) -> Vec<Effect> {
+    let command = Wallet::on_outcome(tag, outcome).expect("a command");
+    wallet.when(command).expect("never refused").effects
+}
+
+fn with_card(token: &str) -> (Given<Wallet>, String) {
+    let mut wallet = Given::<Wallet>::new("usr_1");
+    let id = attach(&mut wallet, token, false);
+    settle(&mut wallet, "customer", done(&PaymentReceipt::Customer { id: "cus_1".into() }));
+    settle(&mut wallet, &format!("attach:{id}"), done(&PaymentReceipt::Method(card(token))));
+    (wallet, id)
+}
+
+fn payable(wallet: &mut Given<Wallet>, method_id: Option<&str>) -> Option<String> {
+    let command = Command::Resolve { method_id: method_id.map(str::to_owned) };
+    match wallet.when(command).expect("a query").reply {
+        Reply::Payable(payable) => payable.map(|payable| payable.token),
+        other => panic!("expected what to charge, got {other:?}"),
+    }
+}
+
+#[test]
+fn the_first_method_makes_the_customer_and_becomes_the_default() {
+    let mut wallet = Given::<Wallet>::new("usr_1");
+    let first = attach(&mut wallet, "pm_1", false);
+    let second = attach(&mut wallet, "pm_2", false);
+    assert_eq!(payable(&mut wallet, None), None);
+    let effects = settle(&mut wallet, "customer", done(&PaymentReceipt::Customer { id: "cus_1".into() }));
+    assert_eq!(effects.len(), 2, "both waiting methods are attached");
+    let again = settle(&mut wallet, "customer", done(&PaymentReceipt::Customer { id: "cus_2".into() }));
+    assert!(again.is_empty(), "the customer is made once");
+    settle(&mut wallet, &format!("attach:{first}"), done(&PaymentReceipt::Method(card("pm_1"))));
+    settle(&mut wallet, &format!("attach:{second}"), Outcome::Refused(declined("card_declined")));
+    assert_eq!(payable(&mut wallet, None).as_deref(), Some("pm_1"));
+    assert_eq!(payable(&mut wallet, Some(&second)).as_deref(), Some("pm_1"), "a failed method is not charged");
+}
+
+#[test]
+fn a_detached_default_is_followed_by_the_newest_method() {
+    let (mut wallet, first) = with_card("pm_1");
+    let second = attach(&mut wallet, "pm_2", true);
+    settle(&mut wallet, &format!("attach:{second}"), done(&PaymentReceipt::Method(card("pm_2"))));
+    assert_eq!(payable(&mut wallet, None).as_deref(), Some("pm_2"));
+    assert_eq!(payable(&mut wallet, Some(&first)).as_deref(), Some("pm_1"));
+    wallet.when(Command::DetachMethod { id: second.clone() }).expect("detached");
+    assert_eq!(payable(&mut wallet, Some(&second)).as_deref(), Some("pm_1"));
+    let again = wallet.when(Command::DetachMethod { id: second }).expect_err("gone");
+    assert_eq!(again.code, ErrorCode::NotFound);
+    wallet.when(Command::DetachMethod { id: first }).expect("detached");
+    assert_eq!(payable(&mut wallet, None), None);
+}
+
+#[test]
+fn card_numbers_and_too_many_methods_are_refused() {
+    let mut wallet = Given::<Wallet>::new("usr_1");
+    let number = Command::AttachMethod { token: "4242424242424242".into(), make_default: false };
+    assert_eq!(wallet.when(number).expect_err("refused").code, ErrorCode::Invalid);
+    for _ in 0..MOST_METHODS {
+        attach(&mut wallet, "pm_1", false);
+    }
+    let more = Command::AttachMethod { token: "pm_1".into(), make_default: false };
+    assert_eq!(wallet.when(more.clone()).expect_err("full").code, ErrorCode::Conflict);
+    settle(&mut wallet, "customer", Outcome::Refused(declined("no")));
+    assert!(wallet.when(more).is_ok(), "failed ones make room");
+}
+
+#[test]
+fn closing_ends_subscriptions_and_detaches_methods() {
+    let (mut wallet, _) = with_card("pm_1");
+    let Reply::Opened { id } = wallet.when(Command::OpenSubscription).expect("opened").reply else { panic!("opened") };
+    let Reply::Opened { id: ended } = wallet.when(Command::OpenSubscription).expect("opened").reply else {
+        panic!("opened")
+    };
+    wallet.when(Command::SubscriptionEnded { id: ended.clone() }).expect("ended");
+    assert!(wallet.when(Command::SubscriptionEnded { id: ended }).expect("ended").is_query());
+    let effects = wallet.when(Command::Close).expect("closed").effects;
+    let told = effects.iter().filter_map(|effect| match effect {
+        Effect::Tell { to, .. } => Some(to.key().to_owned()),
+        Effect::Call { .. } => None,
+    });
+    assert_eq!((told.collect::<Vec<_>>(), effects.len()), (vec![id], 2));
+    assert!(wallet.when(Command::Close).expect("closed").is_query());
+    assert_eq!(wallet.when(Command::OpenSubscription).expect_err("closed").code, ErrorCode::Gone);
+    let late = settle(&mut wallet, "attach:pm_late", done(&PaymentReceipt::Method(card("pm_late"))));
+    assert_eq!(late.len(), 1, "a method attached too late is detached again");
+}
