@@ -14,6 +14,9 @@ pub enum LogError {
     /// The queue in front of the log is full; the operation was not accepted.
     #[error("the shard's queue is full")]
     Overloaded,
+    /// The operation is larger than an entry of the log may be; it was not accepted.
+    #[error("an operation of {bytes} bytes is above the limit of {limit}")]
+    TooLarge { bytes: usize, limit: usize },
     /// This node does not lead the shard (any more). Whether an accepted operation commits is not known.
     #[error("this node does not lead the shard")]
     NotLeader { leader: Option<u64> },

@@ -219,6 +219,7 @@ impl Watcher {
 fn refusal(error: &LogError) -> Error {
     match error {
         LogError::Overloaded => Error::overloaded("The shard's queue"),
+        LogError::TooLarge { .. } => Error::new(ErrorCode::TooLarge, "The change is larger than the log takes."),
         LogError::NotLeader { .. } | LogError::Stopped => {
             Error::unavailable("The shard has no leader here; whether the command took effect is not known.")
         }

@@ -146,7 +146,9 @@ impl Shard {
     pub async fn barrier(&self) -> Result<(), Error> {
         self.parts.log.read_barrier().await.map_err(|error| match error {
             LogError::Overloaded => Error::overloaded("The shard's queue"),
-            LogError::NotLeader { .. } | LogError::Stopped => Error::unavailable("The shard has no leader here."),
+            LogError::NotLeader { .. } | LogError::TooLarge { .. } | LogError::Stopped => {
+                Error::unavailable("The shard has no leader here.")
+            }
         })
     }
 

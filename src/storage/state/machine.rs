@@ -78,6 +78,36 @@ impl ShardMachine {
         &self.state
     }
 
+    /// To be called before the log is replayed: when the state must be rebuilt, makes sure that the snapshot it will be
+    /// rebuilt from is whole. Reads files.
+    ///
+    /// # Errors
+    /// [`StateError`] when files cannot be read.
+    pub fn prepare(&self) -> Result<(), StateError> {
+        let applied = self.state.position()?.0;
+        match self.snapshots.newest()? {
+            Some(newest) if newest.header.applied > applied => self.snapshots.verify_newest(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Up to where the log may be purged: what sled holds durably, and all kept snapshots cover.
+    ///
+    /// # Errors
+    /// [`StateError::Io`] when the snapshots cannot be listed.
+    pub fn purgeable(&self) -> Result<Option<u64>, StateError> {
+        let durable = self.state.durable().map(|at| at.index);
+        Ok(self.snapshots.covered()?.zip(durable).map(|(covered, durable)| covered.min(durable)))
+    }
+
+    /// The size of the newest snapshot in bytes.
+    ///
+    /// # Errors
+    /// [`StateError::Io`] when it cannot be looked at.
+    pub fn snapshot_bytes(&self) -> Result<u64, StateError> {
+        Ok(self.snapshots.newest_bytes()?)
+    }
+
     fn apply_entry(&self, entry: &alias::EntryOf<TypeConfig>) -> Result<ShardReply, StateError> {
         let started = Instant::now();
         let position = position_of(&entry.log_id);

@@ -52,6 +52,33 @@ impl Snapshots {
         Ok(None)
     }
 
+    /// Reads the newest snapshot to its end; one that is damaged gets another name and the next one is read.
+    pub(super) fn verify_newest(&self) -> Result<(), StateError> {
+        for path in self.files()?.into_iter().rev() {
+            match Reader::open(&path).and_then(|mut reader| reader.pairs(|_, _| Ok(()))) {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    tracing::error!(%error, path = %path.display(), "a local snapshot is damaged; an older one is used");
+                    fs::rename(&path, path.with_extension("damaged"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The log up to here can be let go of: as many snapshots as are kept are newer or this old.
+    pub(super) fn covered(&self) -> Result<Option<u64>, StateError> {
+        let files = self.files()?;
+        let oldest = files.first().filter(|_| files.len() >= self.keep);
+        let name = oldest.and_then(|path| path.file_stem()).and_then(|name| name.to_str());
+        Ok(name.and_then(|name| name.parse().ok()))
+    }
+
+    /// The size of the newest snapshot.
+    pub(super) fn newest_bytes(&self) -> io::Result<u64> {
+        self.files()?.last().map_or(Ok(0), |path| Ok(fs::metadata(path)?.len()))
+    }
+
     /// Oldest first.
     fn files(&self) -> io::Result<Vec<PathBuf>> {
         let mut files = Vec::new();

@@ -1,0 +1,203 @@
+//! One shard's Raft group on this node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::{BasicNode, Config, ReadPolicy};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::network::Alone;
+use super::proposer::{Queue, Raft};
+use super::{GroupSettings, RaftGroupError};
+use crate::actors::runtime::log::{LogError, LogStatus, Replica, ShardLog};
+use crate::kernel::{Op, OpOutcome, ShardId};
+use crate::storage::state::{ShardMachine, ShardState};
+use crate::storage::wal::GroupLog;
+
+/// The longest a single voter may take to become leader before starting counts as failed.
+const LEADERSHIP: Duration = Duration::from_secs(30);
+
+/// A shard's replicated log and state; what the runtime calls [`ShardLog`].
+pub struct ShardGroup {
+    shard: ShardId,
+    raft: Raft,
+    machine: ShardMachine,
+    queue: Queue,
+    stop: CancellationToken,
+    proposer: std::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl ShardGroup {
+    /// Starts the group, forms it when it is new, and returns once this node leads it and has applied its log.
+    pub(super) async fn start(
+        settings: &GroupSettings,
+        log: GroupLog,
+        machine: ShardMachine,
+    ) -> Result<Arc<Self>, RaftGroupError> {
+        let shard = machine.state().shard();
+        let failed = |what: &str, error: String| RaftGroupError::Group { shard, what: what.to_owned(), error };
+        let config =
+            config(settings).validate().map_err(|error| failed("is not configured well", error.to_string()))?;
+        let node = settings.node_id;
+        let raft = Raft::new(node, Arc::new(config), Alone, log, machine.clone())
+            .await
+            .map_err(|error| failed("cannot start", error.to_string()))?;
+        let formed = raft.is_initialized().await.map_err(|error| failed("cannot start", error.to_string()))?;
+        if formed {
+            // The only voter need not wait for an election time-out.
+            let only = raft.voter_ids().eq([node]);
+            if only {
+                raft.trigger().elect(false).await.map_err(|error| failed("cannot elect", error.to_string()))?;
+            }
+        } else {
+            let members = std::collections::BTreeMap::from([(node, BasicNode::new(settings.address.clone()))]);
+            raft.initialize(members).await.map_err(|error| failed("cannot be formed", error.to_string()))?;
+        }
+        raft.wait(Some(LEADERSHIP))
+            .current_leader(node, "this node leads")
+            .await
+            .map_err(|error| failed("has no leader", error.to_string()))?;
+        raft.wait_for_recovery(None).await.map_err(|error| failed("cannot recover", error.to_string()))?;
+        let stop = CancellationToken::new();
+        let limits = (settings.queue_ops, settings.queue_bytes);
+        let (queue, proposer) = Queue::start(shard, raft.clone(), limits, stop.clone());
+        let proposer = std::sync::Mutex::new(Some(proposer));
+        Ok(Arc::new(Self { shard, raft, machine, queue, stop, proposer }))
+    }
+
+    /// Why the group stopped by itself; `None` while it runs or after [`ShardGroup::shutdown`].
+    #[must_use]
+    pub fn fatal(&self) -> Option<String> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        match &metrics.running_state {
+            Err(error) if !self.stop.is_cancelled() => Some(error.to_string()),
+            _ => None,
+        }
+    }
+
+    /// Up to where the newest snapshot goes.
+    pub(super) fn snapshot_index(&self) -> u64 {
+        self.raft.metrics().borrow_watched().snapshot.map_or(0, |at| at.index)
+    }
+
+    /// Bytes proposed since the start.
+    pub(super) fn log_bytes(&self) -> u64 {
+        self.queue.proposed_bytes()
+    }
+
+    pub(super) fn snapshot_bytes(&self) -> u64 {
+        self.machine.snapshot_bytes().unwrap_or(0)
+    }
+
+    /// Makes a snapshot of what is applied by now, and then lets go of the log that older snapshots cover.
+    pub(super) async fn snapshot(&self) -> Result<(), RaftGroupError> {
+        let failed = |error: String| {
+            let what = "cannot make a snapshot".to_owned();
+            RaftGroupError::Group { shard: self.shard, what, error }
+        };
+        let applied = self.state().applied().borrow().applied_index;
+        self.raft.trigger().snapshot().await.map_err(|error| failed(error.to_string()))?;
+        self.raft
+            .wait(None)
+            .metrics(|metrics| metrics.snapshot.is_some_and(|at| at.index >= applied), "a snapshot is made")
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        if let Some(upto) = self.machine.purgeable().map_err(|error| failed(error.to_string()))? {
+            self.raft.trigger().purge_log(upto).await.map_err(|error| failed(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Refuses new operations, finishes the queued ones and stops the group.
+    pub(super) async fn shutdown(&self) {
+        self.stop.cancel();
+        let proposer = self.proposer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(proposer) = proposer {
+            let _ = proposer.await;
+        }
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::error!(shard = %self.shard, %error, "the group did not stop cleanly");
+        }
+    }
+}
+
+fn config(settings: &GroupSettings) -> Config {
+    Config {
+        cluster_name: "construct".to_owned(),
+        heartbeat_interval: settings.heartbeat_ms,
+        election_timeout_min: settings.election_ms,
+        election_timeout_max: settings.election_ms.saturating_mul(5) / 3 + 1,
+        enable_pre_vote: Some(true),
+        // A restarted leader stands for election: its new term's first entry proves what is committed, so that no
+        // lease read can miss what it had applied before.
+        enable_leader_restore: Some(false),
+        // Snapshots and purges come from `upkeep`, which keeps the log back to the oldest kept snapshot.
+        snapshot_policy: openraft::SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        ..Config::default()
+    }
+}
+
+#[async_trait]
+impl ShardLog for ShardGroup {
+    fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    fn propose(&self, op: Op) -> Result<oneshot::Receiver<Result<OpOutcome, LogError>>, LogError> {
+        self.queue.push(op)
+    }
+
+    async fn read_barrier(&self) -> Result<(), LogError> {
+        match self.raft.ensure_linearizable(ReadPolicy::LeaseRead).await {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
+                Err(LogError::NotLeader { leader: to.leader_id })
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                Err(LogError::NotLeader { leader: None })
+            }
+            Err(RaftError::Fatal(_)) => Err(LogError::Stopped),
+        }
+    }
+
+    fn state(&self) -> &Arc<ShardState> {
+        self.machine.state()
+    }
+
+    fn status(&self) -> LogStatus {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let own = metrics.last_log_index;
+        let replicas = membership.nodes().map(|(node, _)| Replica {
+            node: *node,
+            voter: membership.voter_ids().any(|voter| voter == *node),
+            matched: if *node == metrics.id {
+                own
+            } else {
+                let replication = metrics.replication.as_ref();
+                replication.and_then(|matched| matched.get(node)).copied().flatten().map(|at| at.index)
+            },
+        });
+        LogStatus {
+            leader: metrics.current_leader,
+            term: metrics.current_term,
+            applied: metrics.last_applied.map_or(0, |at| at.index),
+            queued: self.queue.len(),
+            replicas: replicas.collect(),
+        }
+    }
+}
+
+impl std::fmt::Debug for ShardGroup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ShardGroup").field("shard", &self.shard).finish_non_exhaustive()
+    }
+}
