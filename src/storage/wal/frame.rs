@@ -128,7 +128,7 @@ pub fn parse(bytes: &[u8], offset: u32, salt: u64) -> Option<Frame<'_>> {
 pub fn proof_of_sync(segment: &[u8], bad: u32, salt: u64) -> Option<u32> {
     let mut at = (bad as usize).next_multiple_of(ALIGN);
     while at + HEADER_BYTES <= segment.len() {
-        if at % PAGE == 0 && segment[at..].iter().take(PAGE).len() == PAGE && segment[at..at + PAGE] == [0; PAGE] {
+        if at.is_multiple_of(PAGE) && segment.get(at..at + PAGE).is_some_and(|page| *page == [0; PAGE]) {
             at += PAGE;
             continue;
         }

@@ -76,7 +76,8 @@ pub fn recover(disk: &dyn Disk) -> Result<Recovery, WalError> {
     report.segments = segments.len();
     report.groups = replay.groups.keys().copied().collect();
     let next_ticket = replay.next_ticket;
-    let (groups, marks) = replay.finish(disk)?;
+    let marks = replay.groups.iter().map(|(group, replay)| (*group, replay.marks)).collect();
+    let groups = replay.finish(disk)?;
     Ok(Recovery { report, segments, groups, marks, next_ticket })
 }
 
@@ -223,9 +224,8 @@ impl Replay {
         Ok(())
     }
 
-    fn finish(self, disk: &dyn Disk) -> Result<(BTreeMap<u16, GroupIndex>, BTreeMap<u16, StateMarks>), WalError> {
+    fn finish(self, disk: &dyn Disk) -> Result<BTreeMap<u16, GroupIndex>, WalError> {
         let mut groups = BTreeMap::new();
-        let mut marks = BTreeMap::new();
         for (group, replay) in self.groups {
             let mut index = GroupIndex::new(replay.state);
             for entry in replay.entries.into_values() {
@@ -238,9 +238,8 @@ impl Replay {
                 index.push(entry);
             }
             groups.insert(group, index);
-            marks.insert(group, replay.marks);
         }
-        Ok((groups, marks))
+        Ok(groups)
     }
 }
 

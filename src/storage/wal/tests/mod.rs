@@ -2,6 +2,7 @@
 
 mod crash;
 mod failure;
+mod kill;
 mod model;
 mod rotation;
 mod suite;
