@@ -18,12 +18,14 @@ use super::request::{Head, Request};
 use super::server::App;
 use super::services::Services;
 use crate::actors::catalogue;
+use crate::actors::identity::Authority;
 use crate::actors::runtime::clock::NodeClock;
 use crate::actors::runtime::kinds::Kinds;
 use crate::actors::runtime::log::ShardLog;
 use crate::actors::runtime::testing::{MemoryKeys, MemoryLog};
 use crate::actors::runtime::{Runtime, RuntimeOptions, RuntimeParts};
 use crate::kernel::{Error, Principal, Secret, ShardId};
+use crate::providers::keys::FileKeys;
 use crate::settings::Settings;
 
 /// The administrator token of every test gateway.
@@ -60,8 +62,11 @@ pub async fn services(settings: Settings) -> Arc<Services> {
     let mut runtime = Runtime::start(parts).await.expect("a runtime");
     runtime.set_sealer(Arc::new(MemoryKeys::default()));
     runtime.go();
-    let router = runtime.router.clone();
-    Arc::new(Services { settings: Arc::new(settings), clock, router, runtime: Arc::new(runtime) })
+    let (router, settings) = (runtime.router.clone(), Arc::new(settings));
+    let directory = tempfile::tempdir().expect("a directory");
+    let keys = Arc::new(FileKeys::open(directory.path()).expect("keys"));
+    let identity = Arc::new(Authority::new(router.clone(), clock.clone(), keys, &settings));
+    Arc::new(Services { settings, clock, router, runtime: Arc::new(runtime), identity })
 }
 
 /// A gateway of these endpoints.
