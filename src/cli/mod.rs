@@ -3,6 +3,7 @@
 mod admin;
 mod audit;
 mod cluster;
+mod ledger;
 mod print;
 mod table;
 
@@ -41,6 +42,9 @@ enum Command {
     /// Export the audit log, and check an export offline
     #[command(subcommand, after_help = audit::EXAMPLES)]
     Audit(audit::AuditCommand),
+    /// Check the books
+    #[command(subcommand, after_help = ledger::EXAMPLES)]
+    Ledger(ledger::LedgerCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -106,6 +110,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Config(ConfigCommand::Print(node)) => print::run(&node),
         Command::Cluster(command) => cluster::run(&command),
         Command::Audit(command) => audit::run(&command),
+        Command::Ledger(command) => ledger::run(&command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -114,6 +114,11 @@ impl Client {
         self.post_once(path, &fresh_key(), body).await
     }
 
+    /// POSTs without a body, under a fresh idempotency key.
+    pub async fn post_empty(&self, path: &str) -> Answer {
+        self.send(Method::POST, path, Some(&fresh_key()), None).await
+    }
+
     /// POSTs under a given idempotency key.
     pub async fn post_once(&self, path: &str, key: &str, body: &Value) -> Answer {
         self.send(Method::POST, path, Some(key), Some(body)).await

@@ -304,6 +304,8 @@ async fn check(node: &Node, actors: &[Actor]) {
         let shown: u64 = me.expect(200)["display_name"].as_str().and_then(|name| name.parse().ok()).unwrap_or(0);
         assert!(shown >= actor.renamed, "{email} was renamed to {} and is {shown}", actor.renamed);
     }
+    let books = node.operator().get("/admin/v1/ledger/verify").await;
+    assert_eq!(books.expect(200)["fault_count"], 0, "{}", books.text);
     gapless(&mut numbers);
     charged_once(node, &paid);
 }

@@ -15,7 +15,6 @@ pub struct Mail {
     pub subject: String,
     /// The text part, decoded.
     pub text: String,
-    pub message_id: String,
 }
 
 impl Mail {

@@ -9,6 +9,7 @@ mod node;
 #[cfg(feature = "peers")]
 mod peers;
 mod person;
+mod readme;
 mod socket;
 mod tour;
 mod walk;

@@ -70,9 +70,9 @@ impl Person {
         Self::from_tokens(&self.email, self.id.clone(), &node.api(), tokens)
     }
 
-    /// Adds a payment method of the sandbox or Stripe by its test token, and answers its id.
+    /// Adds a payment method of the sandbox or Stripe by its test token as the default, and answers its id.
     pub async fn add_card(&self, token: &str) -> String {
-        let answer = self.api.post("/v1/payment-methods", &json!({ "token": token })).await;
+        let answer = self.api.post("/v1/payment-methods", &json!({ "token": token, "default": true })).await;
         answer.expect(201);
         answer.text_at("/id")
     }

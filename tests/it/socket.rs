@@ -153,7 +153,7 @@ impl Listener for Socket {
 
     async fn heard(&mut self) -> Vec<Value> {
         // A round trip: what the server had sent before is here after it.
-        self.call("rpc", json!({ "method": "getUnreadCount", "data": {} })).await;
+        self.call("rpc", json!({ "method": "countUnread", "data": {} })).await;
         self.publications.clone()
     }
 

@@ -259,7 +259,6 @@ fn good_body(operation: &Operation, ids: &BTreeMap<&str, String>) -> Option<Valu
         "/v1/subscriptions" | "/v1/subscriptions/preview" => {
             json!({ "plan_id": ids.get("plans").cloned().unwrap_or_default() })
         }
-        "/v1/mfa/totp" => json!({ "password": person::PASSWORD }),
         _ => return None,
     })
 }

@@ -93,7 +93,7 @@ impl Listener for Centrifuge {
     }
 
     async fn heard(&mut self) -> Vec<Value> {
-        self.rpc("getUnreadCount", json!({})).await;
+        self.rpc("countUnread", json!({})).await;
         self.publications.clone()
     }
 

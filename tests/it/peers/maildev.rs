@@ -39,7 +39,6 @@ impl Mailbox for Maildev {
             to: mail["to"].to_string(),
             subject: text(&mail["subject"]),
             text: text(&mail["text"]),
-            message_id: text(&mail["messageId"]),
         };
         mails.iter().map(read).collect()
     }
