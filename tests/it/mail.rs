@@ -89,12 +89,7 @@ pub fn parse(source: &str) -> Mail {
     let headers = unfold(head);
     let field = |name: &str| header(&headers, name);
     let text = text_part(&headers, body).unwrap_or_default();
-    Mail {
-        to: decode_words(&field("to")),
-        subject: decode_words(&field("subject")),
-        text,
-        message_id: field("message-id"),
-    }
+    Mail { to: decode_words(&field("to")), subject: decode_words(&field("subject")), text }
 }
 
 fn unfold(head: &str) -> Vec<(String, String)> {
