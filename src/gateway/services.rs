@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::actors::compliance::Compliance;
 use crate::actors::identity::Authority;
 use crate::actors::runtime::{Router, Runtime};
 use crate::kernel::Clock;
@@ -14,4 +15,5 @@ pub struct Services {
     pub router: Router,
     pub runtime: Arc<Runtime>,
     pub identity: Arc<Authority>,
+    pub compliance: Arc<Compliance>,
 }

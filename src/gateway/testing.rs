@@ -18,14 +18,16 @@ use super::request::{Head, Request};
 use super::server::App;
 use super::services::Services;
 use crate::actors::catalogue;
+use crate::actors::compliance::{Compliance, KeyringSealer};
 use crate::actors::identity::Authority;
 use crate::actors::runtime::clock::NodeClock;
 use crate::actors::runtime::kinds::Kinds;
 use crate::actors::runtime::log::ShardLog;
-use crate::actors::runtime::testing::{MemoryKeys, MemoryLog};
+use crate::actors::runtime::sealer::Sealer;
+use crate::actors::runtime::testing::MemoryLog;
 use crate::actors::runtime::{Runtime, RuntimeOptions, RuntimeParts};
 use crate::kernel::{Error, Principal, Secret, ShardId};
-use crate::providers::keys::FileKeys;
+use crate::providers::keys::{FileKeys, KeyWrapper};
 use crate::settings::Settings;
 
 /// The administrator token of every test gateway.
@@ -60,13 +62,18 @@ pub async fn services(settings: Settings) -> Arc<Services> {
         options: RuntimeOptions::default(),
     };
     let mut runtime = Runtime::start(parts).await.expect("a runtime");
-    runtime.set_sealer(Arc::new(MemoryKeys::default()));
-    runtime.go();
     let (router, settings) = (runtime.router.clone(), Arc::new(settings));
     let directory = tempfile::tempdir().expect("a directory");
-    let keys = Arc::new(FileKeys::open(directory.path()).expect("keys"));
-    let identity = Arc::new(Authority::new(router.clone(), clock.clone(), keys, &settings));
-    Arc::new(Services { settings, clock, router, runtime: Arc::new(runtime), identity })
+    let keys: Arc<dyn KeyWrapper> = Arc::new(FileKeys::open(directory.path()).expect("keys"));
+    let sealer = Arc::new(KeyringSealer::new(Arc::clone(&keys), 100));
+    sealer.connect(Arc::new(router.clone()));
+    runtime.set_sealer(Arc::clone(&sealer) as Arc<dyn Sealer>);
+    runtime.go();
+    let identity = Arc::new(Authority::new(router.clone(), clock.clone(), Arc::clone(&keys), &settings));
+    let compliance = Compliance::open(router.clone(), keys, sealer, "example.org").await.expect("compliance");
+    let compliance = Arc::new(compliance);
+    tokio::spawn(Arc::clone(&compliance).run(runtime.stopping()));
+    Arc::new(Services { settings, clock, router, runtime: Arc::new(runtime), identity, compliance })
 }
 
 /// A gateway of these endpoints.

@@ -4,7 +4,10 @@ pub mod audit_log;
 pub mod consents;
 pub mod erasure;
 pub mod keyring;
+pub mod report;
+pub mod rotation;
 pub mod sealer;
+pub mod service;
 #[cfg(test)]
 mod tests;
 
@@ -14,3 +17,4 @@ pub use consents::Consents;
 pub use erasure::{Eraser, Erasure};
 pub use keyring::Keyring;
 pub use sealer::KeyringSealer;
+pub use service::Compliance;

@@ -38,6 +38,7 @@ impl Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Step {
     SignOut,
+    Wallet,
     Farewell,
     Account,
     Key,
@@ -45,12 +46,13 @@ pub enum Step {
 
 impl Step {
     /// Those told first.
-    pub const LEAVING: [Step; 2] = [Self::SignOut, Self::Farewell];
+    pub const LEAVING: [Step; 3] = [Self::SignOut, Self::Wallet, Self::Farewell];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::SignOut => "sign_out",
+            Self::Wallet => "wallet",
             Self::Farewell => "farewell",
             Self::Account => "account",
             Self::Key => "key",
@@ -59,7 +61,7 @@ impl Step {
 
     #[must_use]
     pub fn parse(tag: &str) -> Option<Self> {
-        let all = [Self::SignOut, Self::Farewell, Self::Account, Self::Key];
+        let all = [Self::SignOut, Self::Wallet, Self::Farewell, Self::Account, Self::Key];
         all.into_iter().find(|step| step.as_str() == tag)
     }
 }

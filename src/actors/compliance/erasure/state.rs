@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::{Command, Event, OPEN, Phase, Reply, Step};
+use crate::actors::billing::wallet::{self, Wallet};
 use crate::actors::compliance::keyring::{self, Keyring, keyring_id};
 use crate::actors::identity::user::{self, User};
 use crate::actors::notifications::delivery::{self, Category, Channel, Delivery, SendRequest};
@@ -138,6 +139,7 @@ fn tell(step: Step, context: &Context) -> Effect {
     match step {
         Step::SignOut => user(user::Command::SignOutEverywhere),
         Step::Account => user(user::Command::Erase),
+        Step::Wallet => Effect::tell::<Wallet>(wallet::id(user_id), &wallet::Command::Close, tag),
         Step::Farewell => {
             let mut request = SendRequest::template(user_id, Category::Security, "erasure_done", &[]);
             request.channels = Some(vec![Channel::Email]);

@@ -29,7 +29,7 @@ fn an_erasure_goes_through_its_steps_in_order() {
     let mut given = Given::<Erasure>::new(USER);
     assert_eq!(phase(&given), Phase::Absent);
     let begun = given.when(Command::Begin).expect("begun");
-    assert_eq!(targets(&begun.effects), ["user", "delivery"]);
+    assert_eq!(targets(&begun.effects), ["user", "wallet", "delivery"]);
     assert_eq!(begun.audit[0].action, "erasure.begin");
     assert!(matches!(&begun.changes[..], [Change::Index { value: Some(_), .. }]));
 

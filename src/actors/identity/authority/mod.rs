@@ -32,7 +32,7 @@ use super::session::{self, Client, Session, SessionView};
 use super::signing_keys::{self, SigningKeys};
 use super::tokens::{Claims, Jwk, KeySet, TokenError, new_signing_key};
 use crate::actors::runtime::Router;
-use crate::kernel::{Clock, Error, Origin, Principal, Timestamp};
+use crate::kernel::{Clock, Error, ErrorCode, Origin, Principal, Timestamp};
 use crate::providers::keys::KeyWrapper;
 use crate::settings::Settings;
 
@@ -259,9 +259,12 @@ impl Authority {
     async fn ask_session(&self, session_id: &str) -> Result<Option<SessionView>, Error> {
         let origin = Origin::system("session");
         let id = session::id(session_id);
-        match self.router.ask::<Session>(&id, session::Command::GetSession, &origin).await? {
-            session::Reply::Session(view) => Ok(view),
-            _ => Err(Error::internal()),
+        match self.router.ask::<Session>(&id, session::Command::GetSession, &origin).await {
+            Ok(session::Reply::Session(view)) => Ok(view),
+            Ok(_) => Err(Error::internal()),
+            // Its person was erased and nothing of theirs can be read any more, so nobody holds it.
+            Err(error) if error.code == ErrorCode::Gone => Ok(None),
+            Err(error) => Err(error),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A handler turns a body into commands and a reply into a view; it decides nothing. A person's ids are checked by the
 //! entities themselves: another person's object is a 404.
 
+mod held;
 mod invoices;
 mod ledger;
 mod payment_methods;
@@ -11,6 +12,8 @@ mod subscriptions;
 mod views;
 mod wait;
 mod webhooks;
+
+pub(super) use held::{Held, held};
 
 use crate::gateway::Endpoint;
 

@@ -97,13 +97,22 @@ async fn add(call: Call<AddPaymentMethod>) -> Result<Reply, Error> {
 }
 
 async fn list(call: Call<()>) -> Result<Reply, Error> {
-    let wallet = wallet::id(call.user_id()?);
+    let user_id = call.user_id()?.to_owned();
+    Ok(Reply::ok(&List::whole(all(&call, &user_id).await?)))
+}
+
+/// Every payment method of a person, in the order they were added.
+///
+/// # Errors
+/// `unavailable`.
+pub(super) async fn all(call: &Call<()>, user_id: &str) -> Result<Vec<PaymentMethodView>, Error> {
+    let wallet = wallet::id(user_id);
     let answer = call.services.router.ask::<Wallet>(&wallet, Command::ListMethods, &call.origin).await?;
     let Answer::Methods { methods, default } = answer else { return Err(unexpected()) };
     let provider = provider(&call.services.settings);
     let is_default = |method: &Method| default.as_deref() == Some(method.id.as_str());
     let views = methods.iter().map(|method| PaymentMethodView::new(method, provider, is_default(method)));
-    Ok(Reply::ok(&List::whole(views.collect())))
+    Ok(views.collect())
 }
 
 /// A usable payment method of a person.

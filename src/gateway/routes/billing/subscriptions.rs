@@ -163,7 +163,7 @@ struct EntitlementView {
 }
 
 /// A subscription as the caller may see it.
-async fn read(router: &Router, id: &str, origin: &Origin) -> Result<View, Error> {
+pub(super) async fn read(router: &Router, id: &str, origin: &Origin) -> Result<View, Error> {
     ask(router, id, Command::GetSubscription, &wait::reading(origin)).await
 }
 

@@ -1,0 +1,127 @@
+//! Rotation of the key-encryption key: a new version wraps every key anew, then the old versions are destroyed.
+//!
+//! This is what closes erasure for good: a data key that was erased may still lie, wrapped, in old pages of the disk, in
+//! the write-ahead log until it is purged, and in backups; with its KEK version gone none of these opens. The same holds
+//! for the keys of the living in backups from before: a restore of such a backup needs the keyrings of today.
+//! Resumable: after a crash the next rotation finds what is still wrapped under old versions by index. Architecture
+//! invariant: a version is destroyed only after no stored key needs it.
+
+use serde::Serialize;
+
+use super::audit_log::signing_key::{self, OWNER, SigningKey, signing_key_id};
+use super::keyring::{BY_VERSION, Command, Keyring, Reply, TABLE, keyring_id};
+use super::service::Compliance;
+use crate::actors::identity::authority::Authority;
+use crate::actors::runtime::{Page, Scope};
+use crate::kernel::{AuditRecord, Error, ErrorCode, Origin, codec};
+use crate::providers::keys::{KeyError, WrappedKey};
+
+/// Keyrings read at once.
+const PAGE: usize = 256;
+
+/// What a rotation did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Rotated {
+    /// The version that wraps now; older ones are destroyed.
+    pub version: u32,
+    /// Data keys that were wrapped anew.
+    pub rewrapped: u64,
+}
+
+impl Compliance {
+    /// Rotates the KEK, wraps every stored key anew and destroys the older versions.
+    ///
+    /// # Errors
+    /// `conflict` while another rotation runs here; `unavailable` when a shard has no leader: older versions are then
+    /// kept, and the next rotation finishes what is left.
+    pub async fn rotate_keys(&self, identity: &Authority, origin: &Origin) -> Result<Rotated, Error> {
+        let running = || Error::conflict("A rotation is under way.");
+        let _one = self.rotating.try_lock().map_err(|_| running())?;
+        let version = self.keys.rotate().await.map_err(|error| failed(&error))?;
+        identity.rotate_signing_key(origin).await?;
+        self.rewrap_audit_key(version, origin).await?;
+        let rewrapped = self.rewrap_keyrings(version, origin).await?;
+        self.keys.destroy_below(version).await.map_err(|error| failed(&error))?;
+        self.note(version, origin).await?;
+        tracing::info!(version, rewrapped, "the key-encryption key was rotated");
+        Ok(Rotated { version, rewrapped })
+    }
+
+    async fn rewrap_audit_key(&self, version: u32, origin: &Origin) -> Result<(), Error> {
+        let id = signing_key_id();
+        let stored = self.router.ask::<SigningKey>(&id, signing_key::Command::Get, origin).await?;
+        let Some(stored) = stored.filter(|stored| stored.seed.version < version) else { return Ok(()) };
+        let (from, seed) = (stored.seed.version, self.anew(OWNER, &stored.seed).await?);
+        let rewrap = signing_key::Command::Rewrap { from, seed };
+        self.router.ask::<SigningKey>(&id, rewrap, &unkeyed(origin)).await?;
+        Ok(())
+    }
+
+    /// Wraps the data keys under older versions anew, in passes until none is left.
+    async fn rewrap_keyrings(&self, version: u32, origin: &Origin) -> Result<u64, Error> {
+        let (origin, mut rewrapped) = (unkeyed(origin), 0);
+        loop {
+            let page = Page { after: None, limit: PAGE, reverse: false };
+            let found = self.router.scan(Scope::All, BY_VERSION, b"", page).await?;
+            let keys = found.iter().filter_map(|(key, _)| parse(key));
+            let old: Vec<(u32, String)> = keys.filter(|(from, _)| *from < version).collect();
+            if old.is_empty() {
+                return Ok(rewrapped);
+            }
+            for (from, user_id) in old {
+                rewrapped += u64::from(self.rewrap(from, &user_id, &origin).await?);
+            }
+        }
+    }
+
+    /// Whether it was wrapped anew; a person erased meanwhile is not.
+    async fn rewrap(&self, from: u32, user_id: &str, origin: &Origin) -> Result<bool, Error> {
+        let id = keyring_id(user_id);
+        let rows = self.router.rows(&id, TABLE, Page { after: None, limit: 1, reverse: false }).await?;
+        let Some((_, bytes)) = rows.first() else {
+            let asked = self.router.ask::<Keyring>(&id, Command::Get, origin).await?;
+            return if matches!(asked, Reply::Held { .. }) { Err(Error::internal()) } else { Ok(false) };
+        };
+        let held: WrappedKey = codec::decode(bytes).map_err(|_| Error::internal())?;
+        let wrapped = self.anew(user_id, &held).await?;
+        match self.router.ask::<Keyring>(&id, Command::Rewrap { from, wrapped }, origin).await {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.code, ErrorCode::Gone | ErrorCode::Conflict) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn anew(&self, owner: &str, held: &WrappedKey) -> Result<WrappedKey, Error> {
+        let key = self.keys.unwrap(owner, held).await.map_err(|error| failed(&error))?;
+        self.keys.wrap(owner, &key).await.map_err(|error| failed(&error))
+    }
+
+    async fn note(&self, version: u32, origin: &Origin) -> Result<(), Error> {
+        let record = AuditRecord {
+            at: self.router.now(),
+            actor: origin.principal.audit_name().to_owned(),
+            action: "kek.rotate".to_owned(),
+            target: format!("kek_{version}"),
+            outcome: "ok".to_owned(),
+            source: origin.source.clone(),
+            request_id: origin.request_id.clone(),
+        };
+        self.router.audit(&signing_key_id(), vec![record]).await
+    }
+}
+
+/// The version and user of a key of [`BY_VERSION`].
+fn parse(key: &[u8]) -> Option<(u32, String)> {
+    let (version, user_id) = key.split_first_chunk::<4>()?;
+    Some((u32::from_be_bytes(*version), String::from_utf8(user_id.to_vec()).ok()?))
+}
+
+/// The same caller without the idempotency key: one request rewraps many times.
+fn unkeyed(origin: &Origin) -> Origin {
+    Origin { idempotency: None, ..origin.clone() }
+}
+
+fn failed(error: &KeyError) -> Error {
+    tracing::error!(%error, "the key service failed in a rotation");
+    Error::internal()
+}

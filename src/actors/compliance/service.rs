@@ -1,0 +1,46 @@
+//! The compliance service as the gateway and the node use it: one handle for the audit log, erasures and keys.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use tokio_util::sync::CancellationToken;
+
+use super::audit_log::AuditLog;
+use super::erasure::Eraser;
+use super::sealer::KeyringSealer;
+use crate::actors::runtime::Router;
+use crate::kernel::Error;
+use crate::providers::keys::KeyWrapper;
+
+/// The handle of the compliance service. One per node.
+pub struct Compliance {
+    pub audit: Arc<AuditLog>,
+    pub eraser: Arc<Eraser>,
+    pub keys: Arc<dyn KeyWrapper>,
+    pub(super) router: Router,
+    /// One rotation at a time on this node.
+    pub(super) rotating: tokio::sync::Mutex<()>,
+}
+
+impl Compliance {
+    /// Opens the service once shards have leaders. `sealer` is the one the runtime uses; `origin` names the audit logs
+    /// of a new installation.
+    ///
+    /// # Errors
+    /// As [`AuditLog::open`].
+    pub async fn open(
+        router: Router,
+        keys: Arc<dyn KeyWrapper>,
+        sealer: Arc<KeyringSealer>,
+        origin: &str,
+    ) -> Result<Self, Error> {
+        let audit = Arc::new(AuditLog::open(router.clone(), Arc::clone(&keys), origin).await?);
+        let eraser = Arc::new(Eraser::new(router.clone(), sealer));
+        Ok(Self { audit, eraser, keys, router, rotating: tokio::sync::Mutex::default() })
+    }
+
+    /// Carries open erasures on until the node stops.
+    pub async fn run(self: Arc<Self>, stopping: CancellationToken) {
+        join_all([Arc::clone(&self.eraser).run(stopping)]).await;
+    }
+}

@@ -1,0 +1,198 @@
+//! `GET /v1/me/export`: everything held about the caller, collected from the services that hold it.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use crate::actors::compliance::audit_log::search::{AuditEntry, Filter, search};
+use crate::actors::compliance::consents::{self, Consents, HISTORY, consents_id};
+use crate::actors::identity::user::{self, User};
+use crate::actors::notifications::devices::{self, Address, Devices};
+use crate::actors::notifications::inbox::{self, ITEMS, Inbox};
+use crate::actors::notifications::preferences::{self, Preferences};
+use crate::actors::runtime::Page;
+use crate::gateway::routes::billing::{Held, held};
+use crate::gateway::{Call, Reply};
+use crate::kernel::{Entity, EntityId, Error, Timestamp, codec};
+
+/// Rows read at once, and pages read at most: bounds what one export costs. `truncated` says when they did not suffice.
+const PAGE: usize = 256;
+const MAX_PAGES: usize = 64;
+
+/// Everything held about a person.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Export {
+    #[schema(value_type = String, format = DateTime)]
+    generated_at: Timestamp,
+    #[schema(value_type = Object)]
+    profile: Value,
+    #[schema(value_type = Vec<Object>)]
+    sessions: Vec<Value>,
+    #[schema(value_type = Vec<Object>)]
+    devices: Vec<Value>,
+    #[schema(value_type = Object)]
+    preferences: Value,
+    #[schema(value_type = Vec<Object>)]
+    inbox: Vec<Value>,
+    billing: Held,
+    /// Every decision, oldest first.
+    #[schema(value_type = Vec<Object>)]
+    consents: Vec<Value>,
+    /// Entries of the audit log by me or about me, newest first.
+    audit_entries: Vec<AuditEntry>,
+    /// Sections that are longer than an export may be; the rest is at their own endpoints.
+    truncated: Vec<&'static str>,
+}
+
+pub(super) async fn export(call: Call<()>) -> Result<Reply, Error> {
+    let user_id = call.user_id()?.to_owned();
+    let mut truncated = Vec::new();
+    let export = Export {
+        generated_at: call.services.clock.now(),
+        profile: profile(&call, &user_id).await?,
+        sessions: sessions(&call, &user_id).await?,
+        devices: devices(&call, &user_id).await?,
+        preferences: preferences(&call, &user_id).await?,
+        inbox: inbox(&call, &user_id, &mut truncated).await?,
+        billing: held(&call, &user_id).await?,
+        consents: consents(&call, &user_id, &mut truncated).await?,
+        audit_entries: audit_entries(&call, &user_id, &mut truncated).await?,
+        truncated,
+    };
+    let disposition = "attachment; filename=\"export.json\"";
+    Ok(Reply::ok(&export).header("content-disposition", disposition).header("cache-control", "no-store"))
+}
+
+async fn profile(call: &Call<()>, user_id: &str) -> Result<Value, Error> {
+    let reply = call.services.router.ask::<User>(&user::id(user_id), user::Command::GetUser, &call.origin).await?;
+    let user::Reply::User(view) = reply else { return Err(Error::internal()) };
+    Ok(json!({
+        "id": view.id,
+        "email": view.email,
+        "display_name": view.display_name,
+        "locale": view.locale,
+        "time_zone": view.time_zone,
+        "roles": view.roles,
+        "status": view.status.as_str(),
+        "totp_enabled": view.totp_enabled,
+        "recovery_codes_left": view.recovery_codes_left,
+        "created_at": view.created_at,
+        "updated_at": view.updated_at,
+    }))
+}
+
+async fn sessions(call: &Call<()>, user_id: &str) -> Result<Vec<Value>, Error> {
+    let sessions = call.services.identity.sessions(user_id, &call.origin).await?;
+    let view = |session: &crate::actors::identity::session::SessionView| {
+        json!({
+            "id": session.id,
+            "user_agent": session.client.user_agent,
+            "source": session.client.source,
+            "methods": session.methods.iter().map(|method| method.amr()).collect::<Vec<_>>(),
+            "created_at": session.created_at,
+            "last_used_at": session.last_used_at,
+            "expires_at": session.expires_at,
+        })
+    };
+    Ok(sessions.iter().map(view).collect())
+}
+
+async fn devices(call: &Call<()>, user_id: &str) -> Result<Vec<Value>, Error> {
+    let id = EntityId::new(Devices::KIND, user_id);
+    let reply = call.services.router.ask::<Devices>(&id, devices::Command::List, &call.origin).await?;
+    let devices::Reply::Devices(devices) = reply else { return Err(Error::internal()) };
+    let view = |device: &devices::Device| {
+        let (kind, address) = match &device.address {
+            Address::WebPush(subscription) => ("web_push", subscription.endpoint.as_str()),
+            Address::Sms { number } => ("sms", number.as_str()),
+        };
+        json!({
+            "id": device.id,
+            "name": device.name,
+            "kind": kind,
+            "address": address,
+            "verified": device.verified,
+            "created_at": device.created_at,
+        })
+    };
+    Ok(devices.iter().map(view).collect())
+}
+
+async fn preferences(call: &Call<()>, user_id: &str) -> Result<Value, Error> {
+    let id = EntityId::new(Preferences::KIND, user_id);
+    let reply = call.services.router.ask::<Preferences>(&id, preferences::Command::Get, &call.origin).await?;
+    let preferences::Reply::Settings { settings, consent_at, .. } = reply else { return Err(Error::internal()) };
+    let rule = |rule: &preferences::Rule| json!({ "category": rule.category, "channel": rule.channel, "enabled": rule.enabled });
+    Ok(json!({
+        "rules": settings.rules.iter().map(rule).collect::<Vec<_>>(),
+        "quiet_hours": settings.quiet_hours,
+        "time_zone": settings.time_zone,
+        "promotional_consent": settings.promotional_consent,
+        "promotional_consent_at": consent_at,
+    }))
+}
+
+/// Rows of a table in order, up to the bound; whether there are more.
+async fn rows(call: &Call<()>, id: &EntityId, table: &str) -> Result<(Vec<Vec<u8>>, bool), Error> {
+    let (mut values, mut after) = (Vec::new(), None);
+    for _ in 0..MAX_PAGES {
+        let page = Page { after, limit: PAGE, reverse: false };
+        let found = call.services.router.rows(id, table, page).await?;
+        let full = found.len() == PAGE;
+        after = found.last().map(|(key, _)| key.clone());
+        values.extend(found.into_iter().map(|(_, value)| value));
+        if !full {
+            return Ok((values, false));
+        }
+    }
+    Ok((values, true))
+}
+
+async fn inbox(call: &Call<()>, user_id: &str, truncated: &mut Vec<&'static str>) -> Result<Vec<Value>, Error> {
+    let (rows, more) = rows(call, &EntityId::new(Inbox::KIND, user_id), ITEMS).await?;
+    truncated.extend(more.then_some("inbox"));
+    let item = |bytes: &Vec<u8>| {
+        let item: inbox::Item = codec::decode(bytes).map_err(|_| Error::internal())?;
+        Ok(json!({
+            "id": item.id,
+            "offset": item.offset,
+            "category": item.category,
+            "title": item.title,
+            "body": item.body,
+            "url": item.url,
+            "created_at": item.created_at,
+        }))
+    };
+    rows.iter().map(item).collect()
+}
+
+async fn consents(call: &Call<()>, user_id: &str, truncated: &mut Vec<&'static str>) -> Result<Vec<Value>, Error> {
+    let id = consents_id(user_id);
+    debug_assert_eq!(id.kind(), Consents::KIND);
+    let (rows, more) = rows(call, &id, HISTORY).await?;
+    truncated.extend(more.then_some("consents"));
+    let change = |bytes: &Vec<u8>| {
+        let change: consents::Change = codec::decode(bytes).map_err(|_| Error::internal())?;
+        Ok(json!({ "purpose": change.purpose, "granted": change.granted, "at": change.at }))
+    };
+    rows.iter().map(change).collect()
+}
+
+async fn audit_entries(
+    call: &Call<()>,
+    user_id: &str,
+    truncated: &mut Vec<&'static str>,
+) -> Result<Vec<AuditEntry>, Error> {
+    let filter = Filter { about: Some(user_id.to_owned()), ..Filter::default() };
+    let (mut entries, mut cursor): (Vec<AuditEntry>, Option<Vec<u8>>) = (Vec::new(), None);
+    for _ in 0..MAX_PAGES {
+        let found = search(&call.services.compliance.audit, &filter, cursor.as_deref(), PAGE).await?;
+        entries.extend(found.entries);
+        cursor = found.cursor;
+        if cursor.is_none() {
+            return Ok(entries);
+        }
+    }
+    truncated.push("audit_entries");
+    Ok(entries)
+}
