@@ -107,14 +107,17 @@ pub fn parse(text: &str) -> Result<Source, TemplateError> {
     Ok(source)
 }
 
+/// All but the unreserved characters of RFC 3986 §2.3, which need no encoding and stay readable in a link.
+const RESERVED: &percent_encoding::AsciiSet =
+    &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_fuel(Some(FUEL));
     environment
         .set_auto_escape_callback(|name| if name.ends_with(".html") { AutoEscape::Html } else { AutoEscape::None });
-    environment.add_filter("urlencode", |text: String| {
-        percent_encoding::utf8_percent_encode(&text, percent_encoding::NON_ALPHANUMERIC).to_string()
-    });
+    environment
+        .add_filter("urlencode", |text: String| percent_encoding::utf8_percent_encode(&text, RESERVED).to_string());
     environment.add_global("public_url", PUBLIC_URL);
     environment
 }

@@ -12,6 +12,8 @@ mod second_factor;
 mod sessions;
 mod sign_in;
 mod sign_up;
+#[cfg(test)]
+mod tests;
 mod users;
 
 use std::sync::{Arc, Mutex, PoisonError};

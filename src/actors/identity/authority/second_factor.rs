@@ -5,7 +5,7 @@ use qrcode::render::svg;
 
 use super::Authority;
 use crate::actors::identity::user::{self, User};
-use crate::kernel::{Error, Origin, Principal};
+use crate::kernel::{Error, Origin, Principal, Secret};
 
 /// What an authenticator app needs, once.
 #[derive(Debug, Clone)]
@@ -17,11 +17,19 @@ pub struct TotpSetUp {
 }
 
 impl Authority {
-    /// A new secret for the person's authenticator app.
+    /// A new secret for the person's authenticator app. A password, when there is one, is checked first.
     ///
     /// # Errors
-    /// `conflict` when one is set up already.
-    pub async fn begin_totp(&self, user_id: &str, origin: &Origin) -> Result<TotpSetUp, Error> {
+    /// `conflict` when one is set up already; `invalid` for a wrong password.
+    pub async fn begin_totp(
+        &self,
+        user_id: &str,
+        password: Option<Secret<String>>,
+        origin: &Origin,
+    ) -> Result<TotpSetUp, Error> {
+        if let Some(password) = password {
+            self.check_password(user_id, password, "/password", origin).await?;
+        }
         let id = user::id(user_id);
         let user::Reply::User(user) = self.router.ask::<User>(&id, user::Command::GetUser, origin).await? else {
             return Err(Error::internal());

@@ -14,6 +14,8 @@ pub fn endpoints() -> Vec<Endpoint> {
             .summary("My account")
             .tag("identity")
             .response::<UserBody>(200, "The account")
+            .problem(403)
+            .problem(404)
             .handle(get_me),
         Endpoint::patch("/v1/me", "updateMe")
             .summary("Change my profile")
@@ -21,6 +23,8 @@ pub fn endpoints() -> Vec<Endpoint> {
             .tag("identity")
             .body::<ProfileBody>()
             .response::<UserBody>(200, "The account after it")
+            .problem(403)
+            .problem(404)
             .problem(412)
             .handle(update_me),
     ]

@@ -4,15 +4,18 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::gateway::{Call, Endpoint, LimitClass, Reply};
-use crate::kernel::Error;
+use crate::kernel::{Error, Secret};
 
 pub fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::post("/v1/mfa/totp", "beginTotp")
             .summary("Begin to set up an authenticator app")
-            .description("It counts only once a code of it is confirmed.")
+            .description("It counts only once a code of it is confirmed. A `password`, when it is sent, is checked.")
             .tag("identity")
-            .response::<TotpSetUpBody>(200, "What the app needs; shown once")
+            .limit(LimitClass::Auth)
+            .optional_body::<BeginBody>()
+            .response::<TotpSetUpBody>(201, "What the app needs; shown once")
+            .problem(403)
             .problem(409)
             .handle(begin),
         Endpoint::post("/v1/mfa/totp/confirm", "confirmTotp")
@@ -21,6 +24,7 @@ pub fn endpoints() -> Vec<Endpoint> {
             .limit(LimitClass::Auth)
             .body::<CodeBody>()
             .response::<RecoveryCodes>(200, "On; the recovery codes are shown once")
+            .problem(403)
             .problem(409)
             .handle(confirm),
         Endpoint::delete("/v1/mfa/totp", "removeTotp")
@@ -40,6 +44,15 @@ pub fn endpoints() -> Vec<Endpoint> {
             .problem(409)
             .handle(replace),
     ]
+}
+
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = BeginTotp)]
+struct BeginBody {
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = Password, max_length = 256)]
+    password: Option<Secret<String>>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -66,10 +79,11 @@ struct RecoveryCodes {
     recovery_codes: Vec<String>,
 }
 
-async fn begin(call: Call<()>) -> Result<Reply, Error> {
-    let set_up = call.services.identity.begin_totp(call.user_id()?, &call.origin).await?;
+async fn begin(call: Call<BeginBody>) -> Result<Reply, Error> {
+    let password = call.body.password.clone();
+    let set_up = call.services.identity.begin_totp(call.user_id()?, password, &call.origin).await?;
     let body = TotpSetUpBody { secret: set_up.secret, otpauth_uri: set_up.otpauth_uri, qr_svg: set_up.qr_svg };
-    Ok(Reply::ok(&body).header("cache-control", "no-store"))
+    Ok(Reply::created(&body).header("cache-control", "no-store"))
 }
 
 async fn confirm(call: Call<CodeBody>) -> Result<Reply, Error> {

@@ -56,21 +56,26 @@ fn signed_in() -> Vec<Endpoint> {
             .summary("My open sessions, oldest first")
             .tag("identity")
             .response::<List<SessionBody>>(200, "The sessions")
+            .problem(403)
             .handle(list),
         Endpoint::delete("/v1/sessions", "signOutEverywhere")
             .summary("End all my sessions, this one too")
             .tag("identity")
             .no_content(204, "Signed out everywhere")
+            .problem(403)
             .handle(sign_out_everywhere),
         Endpoint::delete("/v1/sessions/current", "signOut")
             .summary("End this session")
             .tag("identity")
             .no_content(204, "Signed out")
+            .problem(403)
+            .problem(404)
             .handle(sign_out),
         Endpoint::delete("/v1/sessions/{id}", "revokeSession")
             .summary("End one of my sessions")
             .tag("identity")
             .no_content(204, "Ended")
+            .problem(403)
             .problem(404)
             .handle(revoke),
         Endpoint::post("/v1/sessions/current/proof", "proveIdentity")
@@ -80,6 +85,8 @@ fn signed_in() -> Vec<Endpoint> {
             .limit(LimitClass::Auth)
             .body::<ProofBody>()
             .no_content(204, "Proven; sensitive changes are open for a while")
+            .problem(403)
+            .problem(404)
             .handle(prove),
     ]
 }
