@@ -14,6 +14,8 @@ pub mod numbering;
 pub mod plans;
 pub mod proration;
 pub mod quote;
+#[cfg(test)]
+mod simulation;
 pub mod subscription;
 pub mod terms;
 pub mod verify;
