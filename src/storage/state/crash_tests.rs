@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::tests::{Model, any_entries, settle_sequences};
+use super::tests::{Model, any_entries, batch, settle_sequences};
 use super::*;
-use crate::kernel::{Batch, Op, ShardId};
+use crate::kernel::{Batch, Change, Op, ShardId};
 
 const SHARD: ShardId = ShardId(1);
 
@@ -98,7 +98,7 @@ fn a_damaged_database_answers_right_or_not_at_all() {
     let (store, state) = open(dir.path());
     for index in 1..=300u64 {
         let events = vec![vec![7; usize::try_from(index % 60 * 40).unwrap()]];
-        let batch = Batch { events, ..super::tests::batch("a", index - 1) };
+        let batch = Batch { events, ..batch("a", index - 1) };
         state.apply(index, &[Op::Batch(Box::new(batch))]).unwrap();
         if index % 50 == 0 {
             store.flush().unwrap();
@@ -131,4 +131,27 @@ fn a_damaged_database_answers_right_or_not_at_all() {
             }
         }
     }
+}
+
+#[test]
+fn compacting_keeps_everything_and_gives_space_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, state) = open(dir.path());
+    for index in 1..=400u64 {
+        let row = |value| Change::Row { table: "t".into(), key: vec![1], value };
+        let batch = Batch { changes: vec![row(Some(vec![index.to_le_bytes()[0]; 150_000]))], ..batch("a", index - 1) };
+        state.apply(index, &[Op::Batch(Box::new(batch))]).unwrap();
+        store.flush().unwrap();
+    }
+    let before = dump(&state).unwrap();
+    store.close().unwrap();
+    drop((store, state));
+    // As if a compaction was killed between its renames.
+    std::fs::rename(dir.path().join("state"), dir.path().join("state.before-compacting")).unwrap();
+    std::fs::create_dir(dir.path().join("state.compacting")).unwrap();
+    let done = super::compact(dir.path()).unwrap();
+    assert!(done.after_bytes < done.before_bytes && done.shards == 1, "{done:?}");
+    let (_store, state) = open(dir.path());
+    assert_eq!(dump(&state).unwrap(), before);
+    assert!(matches!(super::compact(dir.path()), Err(StateError::Io(_))), "the database is in use");
 }

@@ -8,6 +8,7 @@
 
 mod apply;
 mod base;
+mod compact;
 #[cfg(test)]
 mod crash_tests;
 mod keys;
@@ -35,6 +36,7 @@ use crate::kernel::codec::CodecError;
 use crate::kernel::{EntityId, Op, OpOutcome, ShardId, Timestamp};
 
 use base::Base;
+pub use compact::{Compaction, compact};
 use keys::Parts;
 use layers::{Changes, Layers};
 pub use machine::ShardMachine;

@@ -21,7 +21,12 @@ use crate::kernel::ShardId;
 use super::base::{Base, Damage};
 use super::layers::Changes;
 use super::redo::{Redo, Round};
-use super::{ShardState, StateError, StateOptions, keys};
+use super::{ShardState, StateError, StateOptions, compact, keys};
+
+/// The file that says that the database is damaged.
+pub(super) const DAMAGED: &str = "state.damaged";
+/// What the names of trees begin with; the shard follows.
+pub(super) const TREE: &str = "shard-";
 
 const LOCK_TRIES: u32 = 40;
 const LOCK_PAUSE: Duration = Duration::from_millis(25);
@@ -107,7 +112,8 @@ impl StateStore {
     /// # Errors
     /// [`StateError`] when the directory cannot be used, for example because another process uses it.
     pub fn open(data_dir: &Path, options: StoreOptions) -> Result<Arc<Self>, StateError> {
-        let damage = Arc::new(Damage::at(data_dir.join("state.damaged")));
+        let damage = Arc::new(Damage::at(data_dir.join(DAMAGED)));
+        compact::restore(data_dir)?;
         let path = data_dir.join("state");
         let mut rebuilding = damage.reported();
         if rebuilding {
@@ -279,7 +285,7 @@ impl Shared {
     }
 
     fn base(&self, shard: ShardId) -> Result<Base, StateError> {
-        let tree = self.db.open_tree(format!("shard-{shard}"))?;
+        let tree = self.db.open_tree(format!("{TREE}{shard}"))?;
         Ok(Base(tree, Arc::clone(&self.damage)))
     }
 
@@ -363,7 +369,7 @@ fn write_round(base: &Base, changes: &Changes, header: &[u8]) -> Result<(), Stat
     base.write(&keys::header(), Some(header))
 }
 
-fn open_sled(path: &Path, cache_bytes: u64) -> Result<sled::Db, StateError> {
+pub(super) fn open_sled(path: &Path, cache_bytes: u64) -> Result<sled::Db, StateError> {
     fs::create_dir_all(path)?;
     for entry in fs::read_dir(path)? {
         let entry = entry?;
@@ -385,12 +391,17 @@ fn open_sled(path: &Path, cache_bytes: u64) -> Result<sled::Db, StateError> {
         match catch_unwind(AssertUnwindSafe(|| config.open())) {
             // sled lets go of its lock a little after the last handle is dropped.
             Ok(Err(sled::Error::Io(error))) if tries < LOCK_TRIES && error.to_string().contains("acquire lock") => {
-                thread::sleep(LOCK_PAUSE);
+                pause(LOCK_PAUSE);
             }
             Ok(opened) => return Ok(opened?),
             Err(_) => return Err(StateError::Corrupt { what: "the database", key: Vec::new() }),
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "opening blocks its caller anyway")]
+fn pause(time: Duration) {
+    thread::sleep(time);
 }
 
 fn set_aside(path: &Path, why: &str) -> Result<(), StateError> {
