@@ -8,6 +8,7 @@ pub mod actors;
 pub mod cluster;
 pub mod gateway;
 pub mod kernel;
+pub mod node;
 pub mod providers;
 pub mod settings;
 pub mod storage;

@@ -1,0 +1,134 @@
+//! The composition root: the only place that names concrete logs, stores, providers and services.
+//!
+//! Start: lock the data directory, open keys, log and state, start the Raft groups, then the runtime, the clock and the
+//! services, and last the listeners. Stop: the other way round. A failed disk stops the node: what was not acknowledged
+//! is given up, what was is on the disk.
+
+mod edge;
+mod providers;
+mod services;
+
+use std::error::Error as StdError;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::actors::runtime::log::ShardLog;
+use crate::cluster::raft::{GroupSettings, Groups};
+use crate::providers::keys::{FileKeys, KeyWrapper};
+use crate::settings::Settings;
+use crate::storage::data_dir::DataDir;
+use crate::storage::state::{StateOptions, StateStore, StoreOptions};
+use crate::storage::wal::{Wal, WalOptions};
+
+/// Why a node does not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub struct NodeError {
+    what: &'static str,
+    #[source]
+    source: Box<dyn StdError + Send + Sync>,
+}
+
+fn failed<E: Into<Box<dyn StdError + Send + Sync>>>(what: &'static str) -> impl FnOnce(E) -> NodeError {
+    move |source| NodeError { what, source: source.into() }
+}
+
+/// Where a node that serves is reached.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    pub gateway: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+/// Runs a node until `shutdown`; `ready` is called once it serves.
+///
+/// # Errors
+/// [`NodeError`] when it cannot start, or when its disk failed.
+pub async fn run(
+    settings: Settings,
+    shutdown: CancellationToken,
+    ready: impl FnOnce(Addresses),
+) -> Result<(), NodeError> {
+    let data_dir = DataDir::open(&settings.node.data_dir).map_err(failed("the data directory"))?;
+    let keys: Arc<dyn KeyWrapper> =
+        Arc::new(FileKeys::open(&settings.node.data_dir).map_err(failed("the key-encryption keys"))?);
+    let groups = open_groups(&settings).await?;
+    let logs = groups.shards().map(|group| Arc::clone(group) as Arc<dyn ShardLog>).collect();
+    let settings = Arc::new(settings);
+    let composed = services::compose(&settings, logs, &keys).await?;
+    let runtime = Arc::clone(&composed.services.runtime);
+    let result = serve(&settings, &groups, composed, shutdown, ready).await;
+    runtime.stop().await;
+    groups.shutdown().await.map_err(failed("the shards did not stop cleanly"))?;
+    drop(data_dir);
+    result
+}
+
+async fn serve(
+    settings: &Arc<Settings>,
+    groups: &Groups,
+    composed: services::Composed,
+    shutdown: CancellationToken,
+    ready: impl FnOnce(Addresses),
+) -> Result<(), NodeError> {
+    let mut disk = groups.failed();
+    let draining = CancellationToken::new();
+    let edge = edge::Edge::bind(settings, composed, &draining).await?;
+    ready(edge.addresses());
+    let serving = edge.run(draining.clone());
+    let watch = async {
+        tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            failure = disk.wait_for(Option::is_some) => {
+                let why = failure.ok().and_then(|why| why.clone()).unwrap_or_else(|| "the log ended".to_owned());
+                tracing::error!(why, "the disk failed; the node stops, nothing unacknowledged is kept");
+                Err(failed("the disk failed")(why))
+            }
+        }
+    };
+    let stop = async {
+        let result = watch.await;
+        draining.cancel();
+        result
+    };
+    let (result, ()) = tokio::join!(stop, serving);
+    result
+}
+
+/// Opens log and state and starts the shards. Reads the whole log, so off the async threads.
+async fn open_groups(settings: &Settings) -> Result<Groups, NodeError> {
+    let (dir, storage) = (settings.node.data_dir.clone(), &settings.storage);
+    let wal = WalOptions { segment_bytes: storage.wal_segment_bytes, ..WalOptions::default() };
+    let store = StoreOptions {
+        cache_bytes: storage.cache_bytes,
+        flush_every: Duration::from_millis(storage.flush_interval_ms),
+        shard: StateOptions {
+            overlay_bytes: usize::try_from(storage.overlay_max_bytes / (u64::from(settings.cluster.shards) + 1))
+                .unwrap_or(usize::MAX),
+            ..StateOptions::default()
+        },
+    };
+    let opened = tokio::task::spawn_blocking(move || {
+        let (wal, recovered) = Wal::open(&dir.join("wal"), wal).map_err(failed("the write-ahead log"))?;
+        tracing::info!(?recovered, "the write-ahead log is open");
+        let store = StateStore::open(&dir, store).map_err(failed("the state store"))?;
+        Ok((wal, store))
+    });
+    let (wal, store) = opened.await.map_err(failed("opening the stores"))??;
+    let (cluster, actors) = (&settings.cluster, &settings.actors);
+    let groups = GroupSettings {
+        node_id: settings.node.id,
+        address: cluster.listen.to_string(),
+        shards: cluster.shards,
+        heartbeat_ms: cluster.heartbeat_ms,
+        election_ms: cluster.election_ms,
+        queue_ops: actors.shard_queue_max.saturating_mul(2),
+        snapshot_every: Duration::from_secs(storage.snapshot_interval_seconds),
+        snapshots_kept: storage.snapshots_kept,
+        ..GroupSettings::default()
+    };
+    Groups::start(&settings.node.data_dir, wal, store, groups).await.map_err(failed("the shards"))
+}

@@ -1,0 +1,67 @@
+//! The listeners: the gateway for everyone, the admin endpoint for operators.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::services::Composed;
+use super::{Addresses, NodeError, failed};
+use crate::actors::runtime::clock::NodeClock;
+use crate::gateway::auth::OperatorToken;
+use crate::gateway::idempotency::Requests;
+use crate::gateway::pipeline::{Gateway, Parts};
+use crate::gateway::routes;
+use crate::gateway::server::{Bounds, Server};
+use crate::settings::Settings;
+
+/// The administrator token, in the data directory.
+const TOKEN_FILE: &str = "admin-token";
+
+/// Both listeners, bound and not yet accepting.
+pub(super) struct Edge {
+    public: Server,
+    admin: Server,
+}
+
+impl Edge {
+    pub async fn bind(
+        settings: &Arc<Settings>,
+        composed: Composed,
+        draining: &CancellationToken,
+    ) -> Result<Self, NodeError> {
+        let operator = OperatorToken::load_or_create(&settings.node.data_dir.join(TOKEN_FILE));
+        let operator = Arc::new(operator.map_err(failed("the administrator token"))?);
+        let services = composed.services;
+        let store = Arc::new(services.router.clone());
+        let requests = Arc::new(Requests::new(store, Arc::new(NodeClock::system()), settings.node.id));
+        let gateway = |endpoints| {
+            let parts = Parts {
+                endpoints,
+                authenticator: Arc::clone(&services.identity) as Arc<_>,
+                operator: Arc::clone(&operator),
+                source_key: composed.source_key.clone(),
+                requests: Arc::clone(&requests),
+                draining: draining.clone(),
+                services: Arc::clone(&services),
+            };
+            Gateway::new(parts).map_err(failed("the endpoints"))
+        };
+        let (public, admin) = (gateway(routes::endpoints())?, gateway(routes::admin::endpoints())?);
+        let bounds = Bounds::of(&settings.gateway);
+        let tls = Some(&settings.gateway.tls);
+        let public = Server::bind(settings.gateway.listen, bounds.clone(), tls, public).await;
+        let public = public.map_err(failed("gateway.listen"))?;
+        let admin = Server::bind(settings.admin.listen, bounds, None, admin).await;
+        let admin = admin.map_err(failed("admin.listen"))?;
+        Ok(Self { public, admin })
+    }
+
+    pub fn addresses(&self) -> Addresses {
+        Addresses { gateway: self.public.address(), admin: self.admin.address() }
+    }
+
+    /// Serves until `draining` is cancelled and the last request has ended.
+    pub async fn run(self, draining: CancellationToken) {
+        tokio::join!(self.public.run(draining.clone()), self.admin.run(draining));
+    }
+}

@@ -1,0 +1,101 @@
+//! The services behind the gateway, on the shards this node leads.
+
+use std::sync::Arc;
+
+use super::providers::{self, Outside};
+use super::{NodeError, failed};
+use crate::actors::catalogue;
+use crate::actors::compliance::{AuditLog, KeyringSealer};
+use crate::actors::identity::authority::Authority;
+use crate::actors::runtime::clock::{ClockCommand, NodeClock, VirtualClock, wall_now};
+use crate::actors::runtime::kinds::Kinds;
+use crate::actors::runtime::log::ShardLog;
+use crate::actors::runtime::{Runtime, RuntimeOptions, RuntimeParts};
+use crate::gateway::Services;
+use crate::kernel::{Clock, Origin, Timestamp};
+use crate::providers::keys::KeyWrapper;
+use crate::settings::{ClockMode, Settings};
+
+/// Unwrapped data keys kept in memory.
+const KEYS_IN_MEMORY: usize = 20_000;
+
+/// What the edge is put before.
+pub(super) struct Composed {
+    pub services: Arc<Services>,
+    /// The secret behind the pseudonyms of addresses.
+    pub source_key: Vec<u8>,
+}
+
+pub(super) async fn compose(
+    settings: &Arc<Settings>,
+    logs: Vec<Arc<dyn ShardLog>>,
+    keys: &Arc<dyn KeyWrapper>,
+) -> Result<Composed, NodeError> {
+    let outside = providers::open(settings)?;
+    let (mut runtime, sealer) = start_runtime(settings, logs, keys, &outside).await?;
+    let router = runtime.router.clone();
+    let clock = Arc::clone(&runtime.clock) as Arc<dyn Clock>;
+    let identity = Arc::new(Authority::new(router.clone(), Arc::clone(&clock), Arc::clone(keys), settings));
+    identity.start().await.map_err(failed("the signing keys"))?;
+    let audit = AuditLog::open(router.clone(), Arc::clone(keys), &settings.audit.origin).await;
+    let audit = Arc::new(audit.map_err(failed("the audit log"))?);
+    runtime.go();
+    let services = Services {
+        settings: Arc::clone(settings),
+        clock,
+        router,
+        runtime: Arc::new(runtime),
+        identity,
+        audit,
+        keys: Arc::clone(keys),
+        sealer,
+        vapid: outside.vapid,
+    };
+    let source_key = keys.derive("gateway.source").to_vec();
+    Ok(Composed { services: Arc::new(services), source_key })
+}
+
+/// Starts the shards' actors with their clock, keys and providers; timers and outboxes stand still yet.
+async fn start_runtime(
+    settings: &Settings,
+    logs: Vec<Arc<dyn ShardLog>>,
+    keys: &Arc<dyn KeyWrapper>,
+    outside: &Outside,
+) -> Result<(Runtime, Arc<KeyringSealer>), NodeError> {
+    let clock = Arc::new(match settings.clock {
+        ClockMode::System => NodeClock::system(),
+        ClockMode::Virtual => NodeClock::virtual_at(Timestamp::ZERO),
+    });
+    let kinds = Kinds::new(&catalogue::kinds(), settings.cluster.shards);
+    let (providers, options) = (outside.providers.clone(), runtime_options(settings));
+    let runtime = Runtime::start(RuntimeParts { logs, kinds, clock, providers, options }).await;
+    let runtime = runtime.map_err(failed("the runtime"))?;
+    let sealer = Arc::new(KeyringSealer::new(Arc::clone(keys), KEYS_IN_MEMORY));
+    sealer.connect(Arc::new(runtime.router.clone()));
+    runtime.set_sealer(Arc::clone(&sealer) as Arc<_>);
+    if settings.clock == ClockMode::Virtual {
+        let start = ClockCommand::Start(wall_now());
+        let now = runtime.router.ask::<VirtualClock>(&VirtualClock::id(), start, &Origin::system("start")).await;
+        runtime.clock.set(now.map_err(failed("the virtual clock"))?);
+    }
+    Ok((runtime, sealer))
+}
+
+/// Bounds and periods of the runtime, from the settings.
+fn runtime_options(settings: &Settings) -> RuntimeOptions {
+    let (actors, shards) = (&settings.actors, u64::from(settings.cluster.shards) + 1);
+    RuntimeOptions {
+        in_flight_outside: actors.shard_queue_max,
+        in_flight_inside: actors.shard_queue_max,
+        mailbox: actors.mailbox_max,
+        idle_after_ms: actors.idle_after_ms,
+        memory_budget_bytes: usize::try_from(actors.memory_budget_bytes / shards).unwrap_or(usize::MAX),
+        deadline_ms: actors.command_timeout_ms,
+        outbox_lane: actors.outbox_in_flight,
+        retry_ms: (actors.outbox_retry_min_ms, actors.outbox_retry_max_ms),
+        restart_ms: (actors.restart_min_ms, actors.restart_max_ms),
+        park_after: actors.park_after,
+        remember_hours: i64::try_from(actors.dedupe_keep_hours).unwrap_or(i64::MAX),
+        ..RuntimeOptions::default()
+    }
+}
