@@ -5,6 +5,7 @@ mod audit;
 mod cluster;
 mod ledger;
 mod print;
+mod serve;
 mod table;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use admin::AdminError;
 
 const EXAMPLES: &str = "\
 Examples:
+  construct                                    a complete node on embedded defaults, data under ./data
   construct config print                       every setting, as it would take effect
   construct cluster status                     how the running node is
 
@@ -25,14 +27,20 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 the node cannot 
 
 /// Identity, billing, notifications, compliance and an API gateway, as supervised durable actors in one binary.
 #[derive(Debug, Parser)]
-#[command(name = "construct", version, after_help = EXAMPLES, arg_required_else_help = true)]
+#[command(name = "construct", version, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+    /// Without a command the node serves.
+    #[command(flatten)]
+    node: NodeArgs,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a node (also without any command)
+    #[command(after_help = serve::EXAMPLES)]
+    Serve(NodeArgs),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -106,7 +114,8 @@ impl CliError {
 
 /// Runs the command and says how it ended.
 pub fn run(cli: Cli) -> ExitCode {
-    let done = match cli.command {
+    let done = match cli.command.unwrap_or(Command::Serve(cli.node)) {
+        Command::Serve(node) => serve::run(&node),
         Command::Config(ConfigCommand::Print(node)) => print::run(&node),
         Command::Cluster(command) => cluster::run(&command),
         Command::Audit(command) => audit::run(&command),

@@ -46,7 +46,7 @@ impl Edge {
             };
             Gateway::new(parts).map_err(failed("the endpoints"))
         };
-        let (public, admin) = (gateway(routes::endpoints())?, gateway(routes::admin::endpoints())?);
+        let (public, admin) = (gateway(routes::endpoints())?, gateway(routes::admin_endpoints())?);
         let bounds = Bounds::of(&settings.gateway);
         let tls = Some(&settings.gateway.tls);
         let public = Server::bind(settings.gateway.listen, bounds.clone(), tls, public).await;

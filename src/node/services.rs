@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::providers::{self, Outside};
 use super::{NodeError, failed};
 use crate::actors::catalogue;
-use crate::actors::compliance::{AuditLog, KeyringSealer};
+use crate::actors::billing::terms;
+use crate::actors::compliance::{Compliance, KeyringSealer};
 use crate::actors::identity::authority::Authority;
 use crate::actors::runtime::clock::{ClockCommand, NodeClock, VirtualClock, wall_now};
 use crate::actors::runtime::kinds::Kinds;
@@ -37,20 +38,14 @@ pub(super) async fn compose(
     let clock = Arc::clone(&runtime.clock) as Arc<dyn Clock>;
     let identity = Arc::new(Authority::new(router.clone(), Arc::clone(&clock), Arc::clone(keys), settings));
     identity.start().await.map_err(failed("the signing keys"))?;
-    let audit = AuditLog::open(router.clone(), Arc::clone(keys), &settings.audit.origin).await;
-    let audit = Arc::new(audit.map_err(failed("the audit log"))?);
+    let origin = &settings.audit.origin;
+    let compliance = Compliance::open(router.clone(), Arc::clone(keys), sealer, origin).await;
+    let compliance = Arc::new(compliance.map_err(failed("the audit log"))?);
+    terms::seed_plans(&router, settings).await.map_err(failed("the plan catalogue"))?;
     runtime.go();
-    let services = Services {
-        settings: Arc::clone(settings),
-        clock,
-        router,
-        runtime: Arc::new(runtime),
-        identity,
-        audit,
-        keys: Arc::clone(keys),
-        sealer,
-        vapid: outside.vapid,
-    };
+    let (settings, runtime) = (Arc::clone(settings), Arc::new(runtime));
+    tokio::spawn(Arc::clone(&compliance).run(runtime.stopping()));
+    let services = Services { settings, clock, router, runtime, identity, compliance };
     let source_key = keys.derive("gateway.source").to_vec();
     Ok(Composed { services: Arc::new(services), source_key })
 }
