@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hyper::upgrade::OnUpgrade;
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 use super::pipeline::Gateway;
 use super::request::Head;
@@ -53,6 +54,8 @@ pub struct Call<B> {
     pub body: B,
     pub head: Arc<Head>,
     pub params: Params,
+    /// Cancelled when the node begins to shut down; answers without end stop then.
+    pub draining: CancellationToken,
 }
 
 /// The values of the path's `{names}`, decoded.
@@ -144,8 +147,8 @@ impl<B> Call<B> {
     /// The same call with another body.
     #[must_use]
     pub fn with_body<C>(self, body: C) -> Call<C> {
-        let Self { services, origin, principal, permissions, head, params, .. } = self;
-        Call { services, origin, principal, permissions, body, head, params }
+        let Self { services, origin, principal, permissions, head, params, draining, .. } = self;
+        Call { services, origin, principal, permissions, body, head, params, draining }
     }
 }
 

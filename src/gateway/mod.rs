@@ -13,6 +13,7 @@ mod cors;
 pub mod exchange;
 pub mod forwarded;
 pub mod idempotency;
+pub mod openapi;
 pub mod page;
 pub mod pipeline;
 #[cfg(test)]

@@ -250,6 +250,7 @@ impl Gateway {
             body: (),
             head,
             params,
+            draining: self.draining.clone(),
         };
         let upgrade = upgrade.map(|connection| Upgrade { connection, gateway });
         let work = endpoint.prepare(Prepared { call, body, upgrade })?;

@@ -3,20 +3,28 @@
 pub mod admin;
 pub mod billing;
 pub mod compliance;
+pub mod docs;
+pub mod health;
 pub mod identity;
 
 use super::Endpoint;
 
-/// Every endpoint of the public listener.
+/// Every endpoint of the public listener, with its documentation.
 #[must_use]
 pub fn endpoints() -> Vec<Endpoint> {
-    let parts = [identity::endpoints(), billing::endpoints(), compliance::endpoints()];
-    parts.into_iter().flatten().collect()
+    let parts = [identity::endpoints(), billing::endpoints(), compliance::endpoints(), health::endpoints()];
+    docs::documented(parts.into_iter().flatten().collect(), |settings| settings.gateway.public_url.clone())
 }
 
-/// Every endpoint of the admin listener.
+/// Every endpoint of the admin listener, with its documentation.
 #[must_use]
 pub fn admin_endpoints() -> Vec<Endpoint> {
-    let parts = [admin::endpoints(), billing::admin_endpoints(), compliance::admin_endpoints()];
-    parts.into_iter().flatten().collect()
+    let parts = [
+        admin::endpoints(),
+        billing::admin_endpoints(),
+        compliance::admin_endpoints(),
+        health::endpoints(),
+        health::metrics(),
+    ];
+    docs::documented(parts.into_iter().flatten().collect(), |settings| format!("http://{}", settings.admin.listen))
 }

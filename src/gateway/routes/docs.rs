@@ -1,0 +1,57 @@
+//! The documentation of the other endpoints: the OpenAPI document, and a page that shows it without any network.
+
+use std::sync::{Arc, OnceLock};
+
+use serde_json::{Value, json};
+
+use crate::gateway::{Access, Call, Endpoint, LimitClass, Reply, openapi};
+use crate::kernel::Error;
+use crate::settings::Settings;
+
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// These endpoints and those that document them, reached at `address`.
+#[must_use]
+pub fn documented(mut endpoints: Vec<Endpoint>, address: fn(&Settings) -> String) -> Vec<Endpoint> {
+    let document = Arc::new(OnceLock::new());
+    let served = document.clone();
+    endpoints.push(
+        Endpoint::get("/openapi.json", "getOpenApi")
+            .summary("The description of every endpoint (OpenAPI 3.1)")
+            .tag("gateway")
+            .access(Access::Public)
+            .limit(LimitClass::Public)
+            .response::<Value>(200, "The document")
+            .handle(move |call: Call<()>| {
+                let served = served.clone();
+                async move { get_openapi(&served, address(&call.services.settings)) }
+            }),
+    );
+    endpoints.push(page("/docs", "getDocs", "text/html; charset=utf-8", include_str!("../assets/docs.html")));
+    endpoints.push(page("/docs/docs.js", "getDocsScript", "text/javascript", include_str!("../assets/docs.js")));
+    endpoints.push(page("/docs/docs.css", "getDocsStyle", "text/css", include_str!("../assets/docs.css")));
+    let declarations: Vec<_> = endpoints.iter().map(|endpoint| endpoint.declaration.clone()).collect();
+    document.get_or_init(|| openapi::document(&declarations));
+    endpoints
+}
+
+fn get_openapi(document: &OnceLock<Value>, address: String) -> Result<Reply, Error> {
+    let mut document = document.get().cloned().ok_or_else(Error::internal)?;
+    document["servers"] = json!([{"url": address, "description": "This node"}]);
+    Ok(Reply::ok(&document).header("cache-control", "no-cache"))
+}
+
+fn page(path: &'static str, operation: &'static str, content_type: &'static str, text: &'static str) -> Endpoint {
+    let draft = Endpoint::get(path, operation)
+        .summary("The documentation, to be read in a browser")
+        .tag("gateway")
+        .access(Access::Public)
+        .limit(LimitClass::Public)
+        .content(200, "The documentation", content_type);
+    let draft = if path == "/docs" { draft } else { draft.hidden() };
+    draft.handle(move |_: Call<()>| async move {
+        let reply = Reply::bytes(200, content_type, text).header("content-security-policy", POLICY);
+        Ok(reply.header("cache-control", "no-cache"))
+    })
+}

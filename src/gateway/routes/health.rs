@@ -1,0 +1,141 @@
+//! Whether the node lives and is ready, for load balancers and supervisors; and its metrics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::gateway::reply::Problem;
+use crate::gateway::{Access, Call, Endpoint, LimitClass, Reply};
+use crate::kernel::Error;
+use crate::telemetry;
+
+/// Below this much free space the disk counts as full.
+const MIN_FREE_BYTES: u64 = 64 << 20;
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Health, on every listener.
+#[must_use]
+pub fn endpoints() -> Vec<Endpoint> {
+    vec![
+        Endpoint::get("/livez", "getLiveness")
+            .summary("Whether the process answers")
+            .tag("gateway")
+            .access(Access::Public)
+            .limit(LimitClass::Unlimited)
+            .response::<Liveness>(200, "It does")
+            .handle(|_: Call<()>| async { Ok(Reply::ok(&Liveness { status: "alive" })) }),
+        Endpoint::get("/readyz", "getReadiness")
+            .summary("Whether the node can serve: each check by name")
+            .tag("gateway")
+            .access(Access::Public)
+            .limit(LimitClass::Unlimited)
+            .response::<Readiness>(200, "It can")
+            .problem(503)
+            .handle(get_readiness),
+    ]
+}
+
+/// Metrics, on the admin listener: open to scrapers, without personal data.
+#[must_use]
+pub fn metrics() -> Vec<Endpoint> {
+    vec![
+        Endpoint::get("/metrics", "getMetrics")
+            .summary("Metrics in the Prometheus text format")
+            .tag("operations")
+            .access(Access::Public)
+            .limit(LimitClass::Unlimited)
+            .content(200, "The metrics", "text/plain; version=0.0.4")
+            .handle(get_metrics),
+    ]
+}
+
+/// The process answers.
+#[derive(Debug, Serialize, ToSchema)]
+struct Liveness {
+    /// `alive`.
+    status: &'static str,
+}
+
+/// What was looked at, and what was found.
+#[derive(Debug, Serialize, ToSchema)]
+struct Readiness {
+    /// `ready`.
+    status: &'static str,
+    checks: Vec<Check>,
+}
+
+/// One thing that must hold.
+#[derive(Debug, Serialize, ToSchema)]
+struct Check {
+    /// `draining`, `shards`, `log` or `disk`.
+    name: &'static str,
+    ok: bool,
+    detail: String,
+}
+
+/// A refusal to be ready, with what was found.
+#[derive(Debug, Serialize)]
+struct NotReady {
+    #[serde(flatten)]
+    problem: Problem,
+    checks: Vec<Check>,
+}
+
+async fn get_readiness(call: Call<()>) -> Result<Reply, Error> {
+    let serving = Check {
+        name: "draining",
+        ok: !call.draining.is_cancelled(),
+        detail: if call.draining.is_cancelled() { "shutting down" } else { "no" }.to_owned(),
+    };
+    let checks = vec![serving, shards(&call), log(&call).await, disk(&call)];
+    if checks.iter().all(|check| check.ok) {
+        return Ok(Reply::ok(&Readiness { status: "ready", checks }));
+    }
+    let failed: Vec<&str> = checks.iter().filter(|check| !check.ok).map(|check| check.name).collect();
+    let error = Error::unavailable(format!("Not ready: {}.", failed.join(", ")));
+    let problem = Problem::new(&error, &call.origin.request_id);
+    let body = serde_json::to_vec(&NotReady { problem, checks }).map_err(|_| Error::internal())?;
+    Ok(Reply::bytes(503, "application/problem+json", body).header("retry-after", "1"))
+}
+
+/// Every shard has a leader.
+fn shards(call: &Call<()>) -> Check {
+    let statuses: Vec<_> = call.services.router.shards().map(|shard| shard.parts.log.status()).collect();
+    let led = statuses.iter().filter(|status| status.leader.is_some()).count();
+    Check { name: "shards", ok: led == statuses.len(), detail: format!("{led} of {} have a leader", statuses.len()) }
+}
+
+/// Every log can prove that it is current.
+async fn log(call: &Call<()>) -> Check {
+    let barriers = call.services.router.shards().map(|shard| {
+        let log = Arc::clone(&shard.parts.log);
+        async move { log.read_barrier().await }
+    });
+    let outcome = tokio::time::timeout(CHECK_TIMEOUT, futures::future::join_all(barriers)).await;
+    let (ok, detail) = match outcome {
+        Ok(results) => match results.into_iter().find_map(Result::err) {
+            None => (true, "current".to_owned()),
+            Some(error) => (false, error.to_string()),
+        },
+        Err(_) => (false, "does not answer in time".to_owned()),
+    };
+    Check { name: "log", ok, detail }
+}
+
+fn disk(call: &Call<()>) -> Check {
+    let (ok, detail) = match fs4::available_space(&call.services.settings.node.data_dir) {
+        Ok(free) => (free >= MIN_FREE_BYTES, format!("{} MiB free", free >> 20)),
+        Err(error) => {
+            tracing::warn!(%error, "the data directory cannot be looked at");
+            (false, "cannot be looked at".to_owned())
+        }
+    };
+    Check { name: "disk", ok, detail }
+}
+
+async fn get_metrics(call: Call<()>) -> Result<Reply, Error> {
+    call.services.runtime.publish_gauges().await;
+    Ok(Reply::bytes(200, "text/plain; version=0.0.4", telemetry::render_metrics()))
+}
