@@ -2,6 +2,7 @@
 //!
 //! With the feature `peers`, also against programs made elsewhere, which `scripts/test` installs.
 
+mod cli;
 mod http;
 mod kill;
 mod mail;

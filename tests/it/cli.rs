@@ -1,0 +1,83 @@
+//! The command line as its users meet it: what it prints, and how it ends.
+
+use std::process::Output;
+
+use crate::node::{Node, Plan};
+
+async fn run(node: &Node, arguments: &[&str], environment: &[(&str, &str)]) -> (i32, String, String) {
+    let mut command = node.command(arguments);
+    command.envs(environment.iter().copied());
+    let Output { status, stdout, stderr } = command.output().await.expect("the binary runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (status.code().expect("it ended by itself"), text(stdout), text(stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_alone_on_its_data_tells_operators_how_it_is() {
+    let node = Plan::sandbox().start().await;
+    let data = node.data().display().to_string();
+    let (code, _, said) = run(&node, &["serve", "--data-dir", &data], &[]).await;
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("is in use by"), "a second process on the data is refused: {said}");
+
+    let admin = format!("http://{}", node.admin);
+    let token = node.data().join("admin-token").display().to_string();
+    let at = ["--admin", &admin, "--token-file", &token];
+    for (command, shown) in [
+        (["cluster", "status"], "All 9 shards have a leader."),
+        (["cluster", "members"], "up"),
+        (["cluster", "shards"], "1:leader@"),
+        (["ledger", "verify"], "Checked 0 transactions"),
+    ] {
+        let (code, out, err) = run(&node, &[command.as_slice(), &at].concat(), &[]).await;
+        assert_eq!(code, 0, "{command:?}: {err}");
+        assert!(out.contains(shown), "{command:?} shows {shown:?}: {out}");
+    }
+    let (_, out, _) = run(&node, &[["cluster", "shards", "--json"].as_slice(), &at].concat(), &[]).await;
+    let shards: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(shards.as_array().map(Vec::len), Some(9));
+
+    let wrong = node.data().join("wrong-token");
+    std::fs::write(&wrong, "not the token").expect("a file");
+    let wrong = wrong.display().to_string();
+    let (code, _, err) = run(&node, &["cluster", "status", "--admin", &admin, "--token-file", &wrong], &[]).await;
+    assert_eq!(code, 3, "{err}");
+    assert!(err.contains("answered 401"), "{err}");
+    for (text, arguments) in [("Connection refused", ["--admin", "http://127.0.0.1:9", "--token-file", &token])] {
+        let (code, _, err) = run(&node, &[["cluster", "status"].as_slice(), &arguments].concat(), &[]).await;
+        assert_eq!(code, 3, "{err}");
+        assert!(err.contains(text), "{err}");
+    }
+
+    let forged = node.data().join("forged.jsonl");
+    std::fs::write(&forged, "{}\n").expect("a file");
+    let (code, _, err) = run(&node, &["audit", "verify", &forged.display().to_string()], &[]).await;
+    assert_eq!(code, 4, "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_usage_and_configuration_end_at_once_and_say_why() {
+    let node = Plan::sandbox().start().await;
+    let wrong = node.data().join("wrong.toml");
+    std::fs::write(&wrong, "[gateway]\nlisten = \"nowhere\"\n").expect("a file");
+    let wrong = wrong.display().to_string();
+    for (arguments, environment, expected) in [
+        (vec!["serve", "--config", &wrong], vec![], "gateway.listen: invalid socket address syntax"),
+        (vec!["serve", "--config", &wrong], vec![], "wrong.toml"),
+        (vec!["--node-id", "zero"], vec![], "node.id: expected an integer, got \"zero\" (set by flag --node-id)"),
+        (vec!["serve"], vec![("CONSTRUCT__NODE__ZONES", "a")], "node.zones: unknown key"),
+        (vec!["serve", "--config", "/nowhere.toml"], vec![], "cannot read the configuration file /nowhere.toml"),
+        (vec!["launch"], vec![], "unrecognized subcommand 'launch'"),
+    ] {
+        let (code, _, said) = run(&node, &arguments, &environment).await;
+        assert_eq!(code, 2, "{arguments:?}: {said}");
+        assert!(said.contains(expected), "{arguments:?}: expected {expected:?} in {said}");
+    }
+    let secret = [("CONSTRUCT__PAYMENTS__STRIPE__SECRET_KEY", "sk_test_hunter2")];
+    let (code, printed, _) = run(&node, &["config", "print"], &secret).await;
+    assert_eq!(code, 0);
+    assert!(printed.contains("secret_key = \"[redacted]\"") && !printed.contains("hunter2"), "{printed}");
+    let (code, help, _) = run(&node, &["--help"], &[]).await;
+    assert_eq!(code, 0);
+    assert!(help.contains("Examples:") && help.contains("Exit codes:"), "{help}");
+}
