@@ -1,7 +1,7 @@
 //! Mail: the request and receipt every vendor speaks, and the message made from a request.
 
-use lettre::message::header::{HeaderName, HeaderValue};
-use lettre::message::{Mailbox, Message, MultiPart, SinglePart};
+use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
+use lettre::message::{Body, Mailbox, Message, MultiPart, SinglePart};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
@@ -79,14 +79,26 @@ impl Sender {
                 .raw_header(raw("List-Unsubscribe-Post", "List-Unsubscribe=One-Click"));
         }
         let message = match &request.html {
-            Some(html) => builder.multipart(MultiPart::alternative_plain_html(text, self.resolved(html))),
-            None => builder.singlepart(SinglePart::plain(text)),
+            Some(html) => {
+                let html = SinglePart::html(self.resolved(html));
+                builder.multipart(MultiPart::alternative().singlepart(plain(text)).singlepart(html))
+            }
+            None => builder.singlepart(plain(text)),
         };
         message.map_err(|error| refused("", format!("The mail cannot be written: {error}")))
     }
 
     fn resolved(&self, text: &str) -> String {
         text.replace(PUBLIC_URL, &self.public_url)
+    }
+}
+
+/// The text part, as it is where mail allows that: links stay whole and readable with any tool.
+fn plain(text: String) -> SinglePart {
+    let part = SinglePart::builder().header(ContentType::TEXT_PLAIN);
+    match Body::new_with_encoding(text.clone(), ContentTransferEncoding::SevenBit) {
+        Ok(body) => part.body(body),
+        Err(_) => part.body(text),
     }
 }
 
