@@ -3,6 +3,7 @@
 mod admin;
 mod audit;
 mod cluster;
+mod compact;
 mod ledger;
 mod print;
 mod serve;
@@ -21,6 +22,7 @@ Examples:
   construct                                    a complete node on embedded defaults, data under ./data
   construct config print                       every setting, as it would take effect
   construct cluster status                     how the running node is
+  CONSTRUCT__CLOCK=virtual construct           a sandbox whose clock the admin endpoint advances
 
 Settings: embedded defaults < --config FILE < CONSTRUCT__SECTION__KEY environment < flags.
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 the node cannot be reached or refuses, 4 verification failed.";
@@ -50,6 +52,9 @@ enum Command {
     /// Export the audit log, and check an export offline
     #[command(subcommand, after_help = audit::EXAMPLES)]
     Audit(audit::AuditCommand),
+    /// Rewrite the state database of a stopped node, to give space back
+    #[command(after_help = compact::EXAMPLES)]
+    Compact(NodeArgs),
     /// Check the books
     #[command(subcommand, after_help = ledger::EXAMPLES)]
     Ledger(ledger::LedgerCommand),
@@ -120,6 +125,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Cluster(command) => cluster::run(&command),
         Command::Audit(command) => audit::run(&command),
         Command::Ledger(command) => ledger::run(&command),
+        Command::Compact(node) => compact::run(&node),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -139,5 +145,18 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_of_a_node_stand_with_and_without_the_subcommand() {
+        for line in [["construct", "--node-id", "2"].as_slice(), &["construct", "serve", "--node-id", "2"]] {
+            let cli = Cli::try_parse_from(line).expect("a valid command line");
+            let node = match cli.command {
+                None => cli.node,
+                Some(Command::Serve(node)) => node,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(node.node_id.as_deref(), Some("2"));
+        }
     }
 }

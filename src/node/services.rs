@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::providers::{self, Outside};
 use super::{NodeError, failed};
-use crate::actors::catalogue;
 use crate::actors::billing::terms;
+use crate::actors::catalogue;
 use crate::actors::compliance::{Compliance, KeyringSealer};
 use crate::actors::identity::authority::Authority;
 use crate::actors::runtime::clock::{ClockCommand, NodeClock, VirtualClock, wall_now};
