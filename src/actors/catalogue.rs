@@ -5,7 +5,7 @@ use super::billing::numbering::Numbering;
 use super::billing::plans::Catalogue as Plans;
 use super::billing::subscription::Subscription;
 use super::billing::wallet::Wallet;
-use super::compliance::{Consents, Erasure, Keyring, SigningKey as AuditKey};
+use super::compliance::{Alerts, Consents, Erasure, Keyring, SigningKey as AuditKey};
 use super::idempotency::Idempotency;
 use super::identity::email_claim::EmailClaim;
 use super::identity::roles::Roles;
@@ -22,6 +22,7 @@ pub fn kinds() -> Vec<Kind> {
     vec![
         Kind::of::<VirtualClock>(),
         Kind::of::<Keyring>(),
+        Kind::of::<Alerts>(),
         Kind::of::<Consents>(),
         Kind::of::<Erasure>(),
         Kind::of::<AuditKey>(),

@@ -151,7 +151,6 @@ fn runtime(settings: &Settings, faults: &mut Vec<Fault>) {
     let retry = actors.outbox_retry_min_ms..=24 * 60 * MINUTE_MS;
     range(faults, "actors.outbox_retry_max_ms", actors.outbox_retry_max_ms, retry);
     range(faults, "actors.dedupe_keep_hours", actors.dedupe_keep_hours, 1..=24 * 365);
-    range(faults, "audit.checkpoint_interval_ms", settings.audit.checkpoint_interval_ms, 10..=60 * MINUTE_MS);
     let limits = &settings.limits;
     for (name, limit) in [
         ("auth", limits.auth),

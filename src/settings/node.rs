@@ -175,7 +175,6 @@ pub struct Limits {
 #[serde(deny_unknown_fields)]
 pub struct Audit {
     pub origin: String,
-    pub checkpoint_interval_ms: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

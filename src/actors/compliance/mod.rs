@@ -1,5 +1,6 @@
 //! Security and compliance: data keys per person, the audit log, erasure, consents.
 
+pub mod alerts;
 pub mod audit_log;
 pub mod consents;
 pub mod erasure;
@@ -11,6 +12,7 @@ pub mod service;
 #[cfg(test)]
 mod tests;
 
+pub use alerts::Alerts;
 pub use audit_log::AuditLog;
 pub use audit_log::signing_key::SigningKey;
 pub use consents::Consents;

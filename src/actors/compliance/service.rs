@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
+use super::alerts::Monitor;
 use super::audit_log::AuditLog;
 use super::erasure::Eraser;
 use super::sealer::KeyringSealer;
@@ -39,8 +39,9 @@ impl Compliance {
         Ok(Self { audit, eraser, keys, router, rotating: tokio::sync::Mutex::default() })
     }
 
-    /// Carries open erasures on until the node stops.
+    /// Carries open erasures on and watches the audit log until the node stops.
     pub async fn run(self: Arc<Self>, stopping: CancellationToken) {
-        join_all([Arc::clone(&self.eraser).run(stopping)]).await;
+        let monitor = Monitor::new(self.router.clone(), Arc::clone(&self.audit));
+        tokio::join!(Arc::clone(&self.eraser).run(stopping.clone()), monitor.run(stopping));
     }
 }
