@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::storage::IOFlushed;
@@ -86,6 +87,8 @@ struct Waiting {
     /// Written with the next items, never on their own.
     committed: BTreeMap<u16, Option<LogId>>,
     bytes: usize,
+    /// How many items the writer waits for; it is woken when so many are there.
+    wanted: usize,
     closing: bool,
     failed: Option<String>,
 }
@@ -115,8 +118,11 @@ impl Queue {
         waiting.refuse()?;
         waiting.bytes += item.bytes();
         waiting.items.push(item);
+        let enough = waiting.items.len() >= waiting.wanted;
         drop(waiting);
-        self.wake.notify_one();
+        if enough {
+            self.wake.notify_one();
+        }
         Ok(())
     }
 
@@ -154,11 +160,21 @@ impl Queue {
     }
 
     /// Waits for something to write and takes all of it; none when the log was closed and all is taken.
-    pub fn take(&self) -> Result<Option<Vec<Item>>, WalError> {
+    ///
+    /// The callers of the write before need a moment to come back with their next. So once there is something, this
+    /// waits for as many items as were taken last, but no longer than `patience`: without that, writes of few and of
+    /// many items would alternate, and a lone caller never waits.
+    pub fn take(&self, patience: Duration) -> Result<Option<Vec<Item>>, WalError> {
         let mut waiting = self.lock();
+        let usual = std::mem::replace(&mut waiting.wanted, 1);
         while waiting.items.is_empty() && !waiting.closing {
             waiting = self.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
+        waiting.wanted = usual;
+        let few = |waiting: &mut Waiting| waiting.items.len() < usual && !waiting.closing;
+        let waited = self.wake.wait_timeout_while(waiting, patience, few);
+        (waiting, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        waiting.wanted = waiting.items.len();
         let mut items = std::mem::take(&mut waiting.items);
         let committed = std::mem::take(&mut waiting.committed);
         waiting.bytes = 0;

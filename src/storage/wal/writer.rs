@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::disk::Disk;
 use super::error::WalError;
@@ -16,6 +16,9 @@ use super::shared::{Shared, lock};
 
 /// The most one write carries before it is synced and its callers are told.
 const MAX_WRITE_BYTES: usize = 8 << 20;
+
+/// How long the writer waits at most for the callers of the last write to come back; never over a quarter of a sync.
+const LONGEST_PATIENCE: Duration = Duration::from_millis(1);
 
 /// The segments that hold the newest vote, committed and purged log id of a group; 0 is none.
 #[derive(Debug, Clone, Copy, Default)]
@@ -70,6 +73,8 @@ pub struct Writer {
     offset: u32,
     buffer: Vec<u8>,
     buffered_records: u64,
+    /// How long the last write and sync took.
+    last_sync: Duration,
     cached: VecDeque<Cached>,
     cached_bytes: usize,
 }
@@ -95,6 +100,7 @@ impl Writer {
             offset: HEADER_BYTES,
             buffer: Vec::new(),
             buffered_records: 0,
+            last_sync: Duration::ZERO,
             cached: VecDeque::new(),
             cached_bytes: 0,
         };
@@ -112,7 +118,7 @@ impl Writer {
 
     fn work(&mut self) -> Result<(), WalError> {
         self.reclaim()?;
-        while let Some(items) = self.shared.queue.take()? {
+        while let Some(items) = self.shared.queue.take((self.last_sync / 4).min(LONGEST_PATIENCE))? {
             self.commit(items)?;
             self.reclaim()?;
             self.count_space();
@@ -183,7 +189,8 @@ impl Writer {
         let began = Instant::now();
         self.head.write(&self.buffer, self.offset)?;
         self.head.sync()?;
-        self.shared.counters.committed(self.buffered_records, self.buffer.len() as u64, began.elapsed());
+        self.last_sync = began.elapsed();
+        self.shared.counters.committed(self.buffered_records, self.buffer.len() as u64, self.last_sync);
         self.offset = self.end();
         self.buffer.clear();
         self.buffer.shrink_to(MAX_WRITE_BYTES);
