@@ -12,7 +12,7 @@ use super::identity::roles::Roles;
 use super::identity::session::Session;
 use super::identity::signing_keys::SigningKeys;
 use super::identity::user::User;
-use super::notifications::{Delivery, Devices, Inbox, Preferences, TemplateBook};
+use super::notifications::{Delivery, Devices, Inbox, Preferences, TemplateBook, Topic};
 use super::runtime::clock::VirtualClock;
 use super::runtime::kinds::Kind;
 
@@ -37,6 +37,7 @@ pub fn kinds() -> Vec<Kind> {
         Kind::of::<Inbox>(),
         Kind::of::<Preferences>(),
         Kind::of::<TemplateBook>(),
+        Kind::of::<Topic>(),
         Kind::of::<EmailClaim>(),
         Kind::of::<Roles>(),
         Kind::of::<Session>(),

@@ -30,6 +30,7 @@ pub mod table;
 #[cfg(test)]
 pub mod testing;
 pub mod validate;
+pub mod websocket;
 
 pub use auth::{Authenticator, Caller};
 pub use call::{Call, Permissions, Upgrade};

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use super::websocket::Realtime;
 use crate::actors::compliance::Compliance;
 use crate::actors::identity::Authority;
 use crate::actors::runtime::{Router, Runtime};
 use crate::kernel::Clock;
+use crate::providers::push::VapidKey;
 use crate::settings::Settings;
 
 /// The handles of everything behind the gateway. Composed once, shared by every request.
@@ -16,4 +18,7 @@ pub struct Services {
     pub runtime: Arc<Runtime>,
     pub identity: Arc<Authority>,
     pub compliance: Arc<Compliance>,
+    pub realtime: Arc<Realtime>,
+    /// Identifies this sender to push services; browsers subscribe to its public half.
+    pub vapid: Arc<VapidKey>,
 }

@@ -17,6 +17,7 @@ use super::reply::{Body, Reply};
 use super::request::{Head, Request};
 use super::server::App;
 use super::services::Services;
+use super::websocket::{Bounds, Realtime};
 use crate::actors::catalogue;
 use crate::actors::compliance::{Compliance, KeyringSealer};
 use crate::actors::identity::Authority;
@@ -28,6 +29,7 @@ use crate::actors::runtime::testing::MemoryLog;
 use crate::actors::runtime::{Runtime, RuntimeOptions, RuntimeParts};
 use crate::kernel::{Error, Principal, Secret, ShardId};
 use crate::providers::keys::{FileKeys, KeyWrapper};
+use crate::providers::push::VapidKey;
 use crate::settings::Settings;
 
 /// The administrator token of every test gateway.
@@ -75,7 +77,12 @@ pub async fn services(settings: Settings) -> Arc<Services> {
     let compliance = Compliance::open(router.clone(), keys, sealer, "example.org").await.expect("compliance");
     let compliance = Arc::new(compliance);
     tokio::spawn(Arc::clone(&compliance).run(runtime.stopping()));
-    Arc::new(Services { settings, clock, router, runtime: Arc::new(runtime), identity, compliance })
+    let bounds = Bounds::of(&settings.gateway.websocket);
+    let realtime = Arc::new(Realtime::new(router.clone(), clock.clone(), bounds));
+    realtime.follow();
+    let vapid = Arc::new(VapidKey::ephemeral().expect("a key"));
+    let runtime = Arc::new(runtime);
+    Arc::new(Services { settings, clock, router, runtime, identity, compliance, realtime, vapid })
 }
 
 /// A gateway of these endpoints.

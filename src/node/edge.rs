@@ -12,6 +12,7 @@ use crate::gateway::idempotency::Requests;
 use crate::gateway::pipeline::{Gateway, Parts};
 use crate::gateway::routes;
 use crate::gateway::server::{Bounds, Server};
+use crate::gateway::websocket::Realtime;
 use crate::settings::Settings;
 
 /// The administrator token, in the data directory.
@@ -21,6 +22,7 @@ const TOKEN_FILE: &str = "admin-token";
 pub(super) struct Edge {
     public: Server,
     admin: Server,
+    realtime: Arc<Realtime>,
 }
 
 impl Edge {
@@ -53,7 +55,8 @@ impl Edge {
         let public = public.map_err(failed("gateway.listen"))?;
         let admin = Server::bind(settings.admin.listen, bounds, None, admin).await;
         let admin = admin.map_err(failed("admin.listen"))?;
-        Ok(Self { public, admin })
+        let realtime = Arc::clone(&services.realtime);
+        Ok(Self { public, admin, realtime })
     }
 
     pub fn addresses(&self) -> Addresses {
@@ -62,6 +65,10 @@ impl Edge {
 
     /// Serves until `draining` is cancelled and the last request has ended.
     pub async fn run(self, draining: CancellationToken) {
-        tokio::join!(self.public.run(draining.clone()), self.admin.run(draining));
+        let realtime = async {
+            draining.cancelled().await;
+            self.realtime.drain().await;
+        };
+        tokio::join!(self.public.run(draining.clone()), self.admin.run(draining.clone()), realtime);
     }
 }

@@ -13,6 +13,7 @@ use crate::actors::runtime::kinds::Kinds;
 use crate::actors::runtime::log::ShardLog;
 use crate::actors::runtime::{Runtime, RuntimeOptions, RuntimeParts};
 use crate::gateway::Services;
+use crate::gateway::websocket::{Bounds, Realtime};
 use crate::kernel::{Clock, Origin, Timestamp};
 use crate::providers::keys::KeyWrapper;
 use crate::settings::{ClockMode, Settings};
@@ -45,7 +46,11 @@ pub(super) async fn compose(
     runtime.go();
     let (settings, runtime) = (Arc::clone(settings), Arc::new(runtime));
     tokio::spawn(Arc::clone(&compliance).run(runtime.stopping()));
-    let services = Services { settings, clock, router, runtime, identity, compliance };
+    let bounds = Bounds::of(&settings.gateway.websocket);
+    let realtime = Arc::new(Realtime::new(router.clone(), Arc::clone(&clock), bounds));
+    realtime.follow();
+    let vapid = outside.vapid;
+    let services = Services { settings, clock, router, runtime, identity, compliance, realtime, vapid };
     let source_key = keys.derive("gateway.source").to_vec();
     Ok(Composed { services: Arc::new(services), source_key })
 }

@@ -10,9 +10,11 @@ pub mod inbox;
 pub mod preferences;
 pub mod template_book;
 pub mod templates;
+pub mod topic;
 
 pub use delivery::{Category, Channel, Content, Delivery, SendRequest};
 pub use devices::Devices;
 pub use inbox::Inbox;
 pub use preferences::Preferences;
 pub use template_book::TemplateBook;
+pub use topic::Topic;

@@ -6,13 +6,21 @@ pub mod compliance;
 pub mod docs;
 pub mod health;
 pub mod identity;
+pub mod notifications;
 
-use super::Endpoint;
+use super::{Endpoint, websocket};
 
 /// Every endpoint of the public listener, with its documentation.
 #[must_use]
 pub fn endpoints() -> Vec<Endpoint> {
-    let parts = [identity::endpoints(), billing::endpoints(), compliance::endpoints(), health::endpoints()];
+    let parts = [
+        identity::endpoints(),
+        billing::endpoints(),
+        compliance::endpoints(),
+        notifications::endpoints(),
+        websocket::endpoints(),
+        health::endpoints(),
+    ];
     docs::documented(parts.into_iter().flatten().collect(), |settings| settings.gateway.public_url.clone())
 }
 

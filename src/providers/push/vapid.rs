@@ -30,7 +30,19 @@ pub enum VapidError {
     Sign,
 }
 
+fn generate() -> Result<ring::pkcs8::Document, VapidError> {
+    EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).map_err(|_| VapidError::Sign)
+}
+
 impl VapidKey {
+    /// A key that is kept nowhere.
+    ///
+    /// # Errors
+    /// [`VapidError::Sign`] when the generator fails.
+    pub fn ephemeral() -> Result<Self, VapidError> {
+        Self::from_pkcs8(generate()?.as_ref())
+    }
+
     /// Reads the key, or makes one at first start (mode 0600, durable before it is used).
     ///
     /// # Errors
@@ -41,8 +53,7 @@ impl VapidKey {
             let bytes = STANDARD.decode(text.trim()).map_err(|_| VapidError::Content)?;
             return Self::from_pkcs8(&Zeroizing::new(bytes));
         }
-        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
-            .map_err(|_| VapidError::Sign)?;
+        let document = generate()?;
         let text = Zeroizing::new(format!("{}\n", STANDARD.encode(document.as_ref())));
         let parent = path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(parent)?;
