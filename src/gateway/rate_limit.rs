@@ -69,7 +69,9 @@ impl<C: Clock + Clone> Bucket<C> {
 
     fn check(&self, key: &str) -> Result<Report, Limited> {
         let mut key: Box<str> = key.into();
-        if self.calls.fetch_add(1, Ordering::Relaxed) % PURGE_EVERY == 0 && self.limiter.len() >= self.max_keys / 2 {
+        if self.calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(PURGE_EVERY)
+            && self.limiter.len() >= self.max_keys / 2
+        {
             self.limiter.retain_recent();
             self.limiter.shrink_to_fit();
         }

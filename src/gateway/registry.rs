@@ -389,10 +389,10 @@ fn parse_form<B: DeserializeOwned>(_: BodyKind, head: &Head, body: Bytes) -> Res
 }
 
 fn parse_raw(kind: BodyKind, head: &Head, body: Bytes) -> Result<Bytes, Error> {
-    if let BodyKind::Raw(accepted) = kind {
-        if !accepted.contains(&"*/*") {
-            validate::check_media_type(head, accepted)?;
-        }
+    if let BodyKind::Raw(accepted) = kind
+        && !accepted.contains(&"*/*")
+    {
+        validate::check_media_type(head, accepted)?;
     }
     Ok(body)
 }

@@ -68,7 +68,7 @@ pub async fn services(settings: Settings) -> Arc<Services> {
     let directory = tempfile::tempdir().expect("a directory");
     let keys: Arc<dyn KeyWrapper> = Arc::new(FileKeys::open(directory.path()).expect("keys"));
     // A rotation of keys writes there, as long as the gateway lives.
-    std::mem::forget(directory);
+    let _ = directory.keep();
     let sealer = Arc::new(KeyringSealer::new(Arc::clone(&keys), 100));
     sealer.connect(Arc::new(router.clone()));
     runtime.set_sealer(Arc::clone(&sealer) as Arc<dyn Sealer>);

@@ -281,9 +281,8 @@ impl World {
     fn settle(&mut self) {
         for _ in 0..1_000_000 {
             let messages = !self.messages.is_empty();
-            if messages && !self.dice.one_in(4) {
-                self.deliver_one();
-            } else if !self.fire_one() && messages {
+            let first = messages && !self.dice.one_in(4);
+            if first || (!self.fire_one() && messages) {
                 self.deliver_one();
             } else if !messages && !self.timers.values().any(|due| *due <= self.now) {
                 return;

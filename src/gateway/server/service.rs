@@ -52,10 +52,10 @@ pub(super) fn service(
         let in_flight = activity.request(request.version() == Version::HTTP_2);
         // warp's path filter panics at CONNECT, whose target is no path.
         let refused = request.method() == Method::CONNECT || !request.uri().path().starts_with('/');
-        if let (None, Some(host)) = (request.headers().get(HOST), request.uri().authority()) {
-            if let Ok(host) = HeaderValue::from_str(host.as_str()) {
-                request.headers_mut().insert(HOST, host);
-            }
+        if let (None, Some(host)) = (request.headers().get(HOST), request.uri().authority())
+            && let Ok(host) = HeaderValue::from_str(host.as_str())
+        {
+            request.headers_mut().insert(HOST, host);
         }
         request.extensions_mut().insert(peer);
         let mut warp = warp.clone();

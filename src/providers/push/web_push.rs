@@ -90,6 +90,7 @@ impl WebPush {
             Err(error @ encrypt::EncryptError::Random) => return Err(ProviderError::Retry(error.to_string())),
         };
         // Push services compare with their own clocks, so this is the wall clock and not domain time.
+        #[expect(clippy::disallowed_methods, reason = "the wall clock is meant")]
         let now = jiff::Timestamp::now().as_second();
         let audience = url.origin().ascii_serialization();
         let authorization = self

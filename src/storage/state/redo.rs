@@ -45,7 +45,7 @@ impl Redo {
     }
 
     fn path(&self, number: u64) -> PathBuf {
-        self.dir.join(if number % 2 == 0 { "redo-0" } else { "redo-1" })
+        self.dir.join(if number.is_multiple_of(2) { "redo-0" } else { "redo-1" })
     }
 
     /// The last round that was written completely.

@@ -254,10 +254,8 @@ async fn settled(router: &Router, view: View, invoice_id: &str, origin: &Origin)
             Err(error) => return Err(error),
         };
         let stuck = invoice.state == invoice::State::Open
-            && invoice.attempts.last().is_some_and(|attempt| match attempt.status {
-                AttemptStatus::Failed { .. } => true,
-                AttemptStatus::Pending { .. } => true,
-                _ => false,
+            && invoice.attempts.last().is_some_and(|attempt| {
+                matches!(attempt.status, AttemptStatus::Failed { .. } | AttemptStatus::Pending { .. })
             });
         Ok(if stuck { Seen::Done(view) } else { Seen::NotYet(view) })
     };
