@@ -140,6 +140,7 @@ async fn concurrent_proposals_commit_in_order_and_survive_a_restart() {
 
     let began = Instant::now();
     let groups = start(dir.path(), settings()).await.unwrap();
+    println!("restarted in {:?}", began.elapsed());
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     let group = groups.shard(DATA).unwrap();
     assert_eq!(consistent(group, &names), before);

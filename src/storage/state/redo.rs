@@ -51,6 +51,11 @@ impl Redo {
     /// The last round that was written completely.
     pub(super) fn open(dir: &Path) -> Result<(Self, Vec<Round<Changes>>), StateError> {
         let mut redo = Self { dir: dir.to_owned(), number: 0 };
+        for slot in [0, 1] {
+            File::options().create(true).append(true).open(redo.path(slot))?;
+        }
+        // A file that a power cut takes away again would be no witness.
+        File::open(dir)?.sync_all()?;
         let mut newest = Vec::new();
         for slot in [0, 1] {
             if let Some((number, rounds)) = read(&redo.path(slot))?

@@ -130,6 +130,7 @@ impl StateStore {
             }
         };
         let (redo, last) = Redo::open(&path)?;
+        fs::File::open(data_dir)?.sync_all()?;
         let shared = Arc::new(Shared {
             db,
             options,
