@@ -113,8 +113,8 @@ impl Snapshots {
         let last = last.unwrap_or(none);
         let grown = group.log_bytes().saturating_sub(last.log_bytes);
         // A snapshot costs as much as it is large: it is made when the log has grown by as much.
-        let bound = self.settings.snapshot_log_bytes.max(group.snapshot_bytes());
-        index > last.index && (last.at.elapsed() >= self.settings.snapshot_every || grown >= bound)
+        let large = grown >= self.settings.snapshot_log_bytes && grown >= group.snapshot_bytes();
+        index > last.index && (large || last.at.elapsed() >= self.settings.snapshot_every)
     }
 
     async fn make(&mut self, group: &ShardGroup) -> Result<(), super::RaftGroupError> {

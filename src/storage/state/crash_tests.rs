@@ -82,8 +82,10 @@ fn a_second_process_is_refused() {
     assert!(matches!(StateStore::open(dir.path(), StoreOptions::default()), Err(StateError::Io(_))));
 }
 
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Everything under its key.
-pub(super) fn dump(state: &ShardState) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StateError> {
+pub(super) fn dump(state: &ShardState) -> Result<Pairs, StateError> {
     let mut all = Vec::new();
     state.read()?.layers.scan(&[], None, false, |key, value| {
         all.push((key.to_vec(), value));

@@ -35,7 +35,8 @@ enum Stored<'a> {
     Sled(sled::IVec),
 }
 
-type Item<'a> = Result<(Cow<'a, [u8]>, Stored<'a>), StateError>;
+type Pair<'a> = (Cow<'a, [u8]>, Stored<'a>);
+type Item<'a> = Result<Pair<'a>, StateError>;
 
 impl Layers {
     pub(super) fn over(base: Base) -> Self {
@@ -162,7 +163,7 @@ impl Layers {
 fn next_of<'a>(
     sources: &mut [Peekable<Box<dyn Iterator<Item = Item<'a>> + 'a>>],
     reverse: bool,
-) -> Result<Option<(Cow<'a, [u8]>, Stored<'a>)>, StateError> {
+) -> Result<Option<Pair<'a>>, StateError> {
     let mut best: Option<Cow<'a, [u8]>> = None;
     for source in sources.iter_mut() {
         match source.peek() {

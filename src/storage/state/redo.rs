@@ -30,6 +30,9 @@ pub(super) struct Round<C> {
     pub(super) changes: C,
 }
 
+/// A round of all shards and its number.
+type Numbered = (u64, Vec<Round<Changes>>);
+
 /// The two files of a directory.
 pub(super) struct Redo {
     dir: PathBuf,
@@ -122,7 +125,7 @@ fn write<C: AsRef<Changes>>(path: &Path, number: u64, rounds: &[Round<C>]) -> Re
 }
 
 /// The number and content of a round, if it was written completely.
-fn read(path: &Path) -> Result<Option<(u64, Vec<Round<Changes>>)>, StateError> {
+fn read(path: &Path) -> Result<Option<Numbered>, StateError> {
     let mut bytes = Vec::new();
     match File::open(path) {
         Ok(mut file) => file.read_to_end(&mut bytes)?,

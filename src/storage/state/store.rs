@@ -79,6 +79,20 @@ pub(super) struct Wake {
     changed: Condvar,
 }
 
+/// A shard that is not flushed for as long as this lives.
+struct Pause<'a> {
+    shared: &'a Shared,
+    shard: ShardId,
+}
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        self.shared.gate().paused.remove(&self.shard);
+        self.shared.unpaused.notify_all();
+        self.shared.wake.now();
+    }
+}
+
 #[derive(Default)]
 struct WakeState {
     now: bool,
@@ -212,11 +226,8 @@ impl StateStore {
             gate.paused.insert(shard);
             base
         };
-        let result = read(&base);
-        self.shared.gate().paused.remove(&shard);
-        self.shared.unpaused.notify_all();
-        self.shared.wake.now();
-        result
+        let _pause = Pause { shared: &self.shared, shard };
+        read(&base)
     }
 
     /// Replaces the shard's tree by what `fill` writes, and the state by the tree. A crash in the middle leaves a tree
