@@ -17,6 +17,7 @@ use std::{fs, io, thread};
 use tokio::sync::watch;
 
 use crate::kernel::ShardId;
+use crate::storage::sync_range;
 
 use super::base::{Base, Damage};
 use super::layers::Changes;
@@ -382,6 +383,7 @@ fn write_round(base: &Base, changes: &Changes, header: &[u8]) -> Result<(), Stat
 }
 
 pub(super) fn open_sled(path: &Path, cache_bytes: u64) -> Result<sled::Db, StateError> {
+    sync_range::ensure_linked()?;
     fs::create_dir_all(path)?;
     for entry in fs::read_dir(path)? {
         let entry = entry?;
