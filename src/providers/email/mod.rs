@@ -93,13 +93,19 @@ impl Sender {
     }
 }
 
+/// RFC 5322 §2.1.1: octets of a line, without its CRLF.
+const MAX_LINE: usize = 998;
+
 /// The text part, as it is where mail allows that: links stay whole and readable with any tool.
 fn plain(text: String) -> SinglePart {
     let part = SinglePart::builder().header(ContentType::TEXT_PLAIN);
-    match Body::new_with_encoding(text.clone(), ContentTransferEncoding::SevenBit) {
-        Ok(body) => part.body(body),
-        Err(_) => part.body(text),
+    let allowed = |line: &str| line.len() <= MAX_LINE && line.bytes().all(|byte| matches!(byte, b'\t' | 0x20..=0x7e));
+    if text.lines().all(allowed) {
+        let lines: Vec<&str> = text.lines().collect();
+        let body = lines.join("\r\n").into_bytes();
+        return part.body(Body::dangerous_pre_encoded(body, ContentTransferEncoding::SevenBit));
     }
+    part.body(text)
 }
 
 fn raw(name: &'static str, value: &str) -> HeaderValue {
