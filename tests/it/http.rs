@@ -34,7 +34,8 @@ impl Answer {
     /// The body, if the status is the expected one.
     #[track_caller]
     pub fn expect(&self, status: u16) -> &Value {
-        assert_eq!(self.status, status, "{} answered {}: {}", self.what, self.status, self.text);
+        let text = self.text.get(..1000).unwrap_or(&self.text);
+        assert_eq!(self.status, status, "{} answered {}: {text}", self.what, self.status);
         &self.json
     }
 

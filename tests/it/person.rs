@@ -118,7 +118,7 @@ pub async fn advance_by(node: &Node, seconds: i64) {
 
 /// The plan of that name, from the catalogue.
 pub async fn plan(api: &Client, name: &str) -> Value {
-    let answer = api.get("/v1/plans?limit=100").await;
+    let answer = api.get("/v1/plans").await;
     let plans = answer.expect(200)["items"].as_array().expect("a list of plans").clone();
     plans.into_iter().find(|plan| plan["name"] == name).unwrap_or_else(|| panic!("no plan {name} in {}", answer.text))
 }

@@ -44,7 +44,7 @@ async fn join<M: Mailbox, A: AsyncFn(&str, i64) -> String>(world: &World<M, A>, 
     let me = person.api.get("/v1/me").await;
     assert_eq!(me.expect(200)["email"], email);
     let begun = person.api.post_empty("/v1/mfa/totp").await;
-    begun.expect(200);
+    begun.expect(201);
     let secret = begun.text_at("/secret");
     assert!(begun.text_at("/otpauth_uri").starts_with("otpauth://totp/"));
     let code = (world.authenticator)(&secret, person::now(node).await.0).await;
@@ -167,7 +167,7 @@ async fn audit<M, A>(world: &World<M, A>, person: &Person) {
             None => break,
         }
     }
-    for part in ["signup", "session", "mfa", "subscription", "invoice"] {
+    for part in ["sign_up", "session", "totp", "subscription", "invoice"] {
         assert!(actions.iter().any(|action| action.contains(part)), "nothing about {part} in {actions:?}");
     }
     let export = world.node.data().with_file_name("audit-export");

@@ -25,14 +25,15 @@ impl Maildev {
         command.args(["--ip", &ip, "--smtp", &smtp_port, "--web-ip", &ip, "--web", &web_port, "--silent"]);
         let child = start(command);
         let web = format!("http://{web}");
-        answers(&format!("{web}/email")).await;
+        answers(&format!("{web}/api/email")).await;
         Self { smtp, web, _child: child }
     }
 }
 
 impl Mailbox for Maildev {
     async fn all(&self) -> Vec<Mail> {
-        let response = crate::http::plain().get(format!("{}/email", self.web)).send().await.expect("maildev answers");
+        let response =
+            crate::http::plain().get(format!("{}/api/email", self.web)).send().await.expect("maildev answers");
         let mails: Vec<Value> = response.json().await.expect("a list of mails");
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let read = |mail: &Value| Mail {

@@ -58,6 +58,6 @@ async fn a_lost_answer_of_the_processor_charges_once() {
     person::advance_by(&node, 3600).await;
     maildev.wait_for(&person.email, "receipt", 1).await;
     assert_eq!(proxy.forwarded("POST /v1/payment_intents"), 1, "the second attempt was answered from the key");
-    let invoices = person.invoices().await;
+    let invoices = person.refreshed(&node).await.invoices().await;
     assert_eq!((invoices.len(), &invoices[0]["state"]), (1, &json!("paid")));
 }
