@@ -1,3 +1,5 @@
+//! What can be asked of an invoice, what it remembers and what it answers. Persisted: enums grow only at the end.
+
 use serde::{Deserialize, Serialize};
 
 use crate::actors::billing::dunning::Schedule;

@@ -1,3 +1,5 @@
+//! The invoice: from draft to number, its views and how its events change it.
+
 use serde::{Deserialize, Serialize};
 
 use super::protocol::{Attempt, AttemptStatus, Command, Draft, Event, RefundState, RefundStatus, Reply, State, View};

@@ -1,3 +1,5 @@
+//! The catalogue: seeding, new plans, new versions, and what makes a plan valid.
+
 use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};

@@ -1,3 +1,5 @@
+//! The subscription: which command goes where, its view, and how its events change it.
+
 use serde::{Deserialize, Serialize};
 
 use super::protocol::{Command, Event, Pending, Place, Reply, Settling, StartRequest, State, View};

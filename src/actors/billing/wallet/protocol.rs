@@ -1,3 +1,5 @@
+//! What can be asked of a wallet, what it remembers and what it answers. Persisted: enums grow only at the end.
+
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::{Error, Timestamp};

@@ -1,3 +1,5 @@
+//! The wallet: attaching, choosing and detaching payment methods; handing out subscriptions; closing.
+
 use serde::{Deserialize, Serialize};
 
 use super::protocol::{Command, Event, Method, MethodStatus, Payable, Reply};
