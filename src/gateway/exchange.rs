@@ -23,6 +23,8 @@ pub struct Exchange {
     pub source: String,
     pub secure: bool,
     pub limit: Option<Report>,
+    /// The answer is an upstream's: its own headers stand.
+    pub foreign: bool,
 }
 
 impl Exchange {
@@ -35,7 +37,7 @@ impl Exchange {
         let parent = head.header("traceparent").and_then(trace);
         let (trace_id, flags) = parent.unwrap_or_else(|| (hex::encode(&random[16..32]), "00".to_owned()));
         let traceparent = format!("00-{trace_id}-{span}-{flags}");
-        Self { request_id, traceparent, source, secure, limit: None }
+        Self { request_id, traceparent, source, secure, limit: None, foreign: false }
     }
 
     /// The 32 hexadecimal digits that join the spans of all services.
@@ -63,7 +65,11 @@ impl Exchange {
             set(headers, HeaderName::from_static("ratelimit-policy"), &report.policy);
             set(headers, HeaderName::from_static("ratelimit"), &report.state);
         }
+        let foreign = self.foreign;
         let mut default = |name: HeaderName, value: &'static str| {
+            if foreign {
+                return;
+            }
             headers.entry(name).or_insert(HeaderValue::from_static(value));
         };
         default(X_CONTENT_TYPE_OPTIONS, "nosniff");
@@ -75,7 +81,7 @@ impl Exchange {
             default(STRICT_TRANSPORT_SECURITY, "max-age=31536000");
         }
         if head.method == Method::HEAD {
-            if let Body::Full(bytes) = &reply.body {
+            if let (Body::Full(bytes), false) = (&reply.body, foreign) {
                 reply.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
             }
             reply.body = Body::Full(bytes::Bytes::new());

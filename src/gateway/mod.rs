@@ -29,6 +29,7 @@ pub mod services;
 pub mod table;
 #[cfg(test)]
 pub mod testing;
+pub mod upstream;
 pub mod validate;
 pub mod websocket;
 

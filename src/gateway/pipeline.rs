@@ -4,6 +4,7 @@
 //! even when its client is gone, so that an answer under an `Idempotency-Key` is always recorded; a panic in a handler
 //! is one 500 and nothing more.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -31,8 +32,9 @@ use super::request::{BodyStream, Head, Request, read_body};
 use super::server::App;
 use super::services::Services;
 use super::table::{Found, Table, TableError};
+use super::upstream::{Forwarding, Upstreams};
 use crate::kernel::{Error, ErrorCode, Origin, Principal};
-use crate::settings::Settings;
+use crate::settings::{Route, Settings};
 
 /// What a gateway is made of.
 pub struct Parts {
@@ -43,6 +45,8 @@ pub struct Parts {
     /// The secret behind the pseudonyms of addresses; the same on every node.
     pub source_key: Vec<u8>,
     pub requests: Arc<Requests>,
+    /// Upstreams behind this listener.
+    pub routes: Vec<Route>,
     /// Cancelled when the node begins to shut down.
     pub draining: CancellationToken,
 }
@@ -54,6 +58,8 @@ pub enum GatewayError {
     Table(#[from] TableError),
     #[error("gateway.trusted_proxies: {0}")]
     Proxies(String),
+    #[error("gateway.routes: {0}")]
+    Routes(String),
 }
 
 /// One listener's endpoints and everything that stands before them.
@@ -67,6 +73,7 @@ pub struct Gateway {
     proxies: TrustedProxies,
     cors: Cors,
     limits: RateLimits,
+    upstreams: Upstreams,
     requests: Arc<Requests>,
     in_flight: Arc<Semaphore>,
     draining: CancellationToken,
@@ -94,6 +101,7 @@ impl Gateway {
         let proxies = TrustedProxies::new(&settings.gateway.trusted_proxies).map_err(GatewayError::Proxies)?;
         let cors = Cors::new(&settings.gateway.cors_origins);
         let limits = RateLimits::new(&settings.limits);
+        let upstreams = Upstreams::new(&parts.routes, &parts.draining).map_err(GatewayError::Routes)?;
         let in_flight = Arc::new(Semaphore::new(settings.gateway.max_in_flight.min(Semaphore::MAX_PERMITS)));
         let (max_body_bytes, body) = (settings.gateway.max_body_bytes, settings.gateway.body_timeout_ms);
         let request_timeout = Duration::from_millis(settings.gateway.request_timeout_ms);
@@ -107,6 +115,7 @@ impl Gateway {
             proxies,
             cors,
             limits,
+            upstreams,
             requests: parts.requests,
             in_flight,
             draining: parts.draining,
@@ -154,12 +163,12 @@ impl Gateway {
         let (endpoint, params) = match self.table.find(&head.method, &head.path) {
             Found::Endpoint(endpoint, params) => (endpoint, params),
             Found::Methods(allow) => return Ok(other_method(head, exchange, seen, allow)),
-            Found::Nothing => return Err(Error::not_found("resource")),
+            Found::Nothing => return self.pass_on(head, body, upgrade, exchange, seen).await,
         };
         let declaration = &endpoint.declaration;
-        seen.operation = declaration.operation;
+        seen.operation = Cow::Borrowed(declaration.operation);
         tracing::Span::current().record("operation", declaration.operation);
-        let permit = self.admit(declaration)?;
+        let permit = self.admit(declaration.limit)?;
         let caller = self.identify(head, declaration.access, exchange).await?;
         self.limit(declaration.limit, &caller, exchange)?;
         caller.check(declaration.access)?;
@@ -175,9 +184,40 @@ impl Gateway {
         self.carry_out(passage, exchange, permit).await
     }
 
+    /// Forwards what is not ours to the upstream it is configured for, after the same checks.
+    async fn pass_on(
+        &self,
+        head: &Arc<Head>,
+        body: BodyStream,
+        upgrade: Option<OnUpgrade>,
+        exchange: &mut Exchange,
+        seen: &mut Seen,
+    ) -> Result<Reply, Error> {
+        let route = self.upstreams.find(head).ok_or_else(|| Error::not_found("resource"))?;
+        seen.operation = Cow::Owned(format!("upstream {}", route.name));
+        tracing::Span::current().record("operation", seen.operation.as_ref());
+        let _permit = self.admit(route.limit(head))?;
+        let caller = self.identify(head, route.access, exchange).await?;
+        self.limit(route.limit(head), &caller, exchange)?;
+        caller.check(route.access)?;
+        let forwarding = Forwarding {
+            head,
+            body,
+            upgrade,
+            caller: &caller,
+            exchange,
+            client: self.proxies.client(head),
+            max_body_bytes: self.max_body_bytes,
+            draining: self.draining.clone(),
+        };
+        let reply = self.upstreams.forward(route, forwarding).await?;
+        exchange.foreign = true;
+        Ok(reply)
+    }
+
     /// A place among the requests in flight; health checks need none.
-    pub(super) fn admit(&self, declaration: &Declaration) -> Result<Option<OwnedSemaphorePermit>, Error> {
-        if declaration.limit == LimitClass::Unlimited {
+    pub(super) fn admit(&self, class: LimitClass) -> Result<Option<OwnedSemaphorePermit>, Error> {
+        if class == LimitClass::Unlimited {
             return Ok(None);
         }
         let permit = self.in_flight.clone().try_acquire_owned();
@@ -287,7 +327,7 @@ impl App for Gateway {
         let head = Arc::new(head);
         let source = self.source_key.pseudonym(self.proxies.client(&head));
         let mut exchange = Exchange::begin(&head, source, self.proxies.is_secure(&head));
-        let mut seen = Seen { operation: "none", allow: None };
+        let mut seen = Seen { operation: Cow::Borrowed("none"), allow: None };
         let span = exchange.span(&head);
         let answering = self.answer(&head, body, upgrade, &mut exchange, &mut seen);
         let outcome = answering.instrument(span.clone()).await;
@@ -305,7 +345,7 @@ impl App for Gateway {
         }
         let (status, elapsed) = (reply.status.as_u16(), started.elapsed());
         span.in_scope(|| tracing::debug!(status, elapsed_us = elapsed.as_micros(), "answered"));
-        let labels = [("operation", seen.operation.to_owned()), ("status", status.to_string())];
+        let labels = [("operation", seen.operation.into_owned()), ("status", status.to_string())];
         metrics::counter!("construct_http_requests_total", &labels).increment(1);
         metrics::histogram!("construct_http_request_seconds", &labels).record(elapsed.as_secs_f64());
         reply
@@ -314,7 +354,7 @@ impl App for Gateway {
 
 /// What is known of a request when its answer is finished.
 struct Seen {
-    operation: &'static str,
+    operation: Cow<'static, str>,
     allow: Option<String>,
 }
 

@@ -48,7 +48,7 @@ impl Gateway {
         let (head, params, body) = assemble(declaration, rpc.data)?;
         let mut exchange = Exchange::begin(&head, rpc.source, true);
         exchange.request_id = rpc.request_id;
-        let permit = self.admit(declaration)?;
+        let permit = self.admit(declaration.limit)?;
         self.limit(declaration.limit, &rpc.caller, &mut exchange)?;
         rpc.caller.check(declaration.access)?;
         let passage =

@@ -95,6 +95,7 @@ pub async fn gateway(settings: Settings, endpoints: Vec<Endpoint>) -> Arc<Gatewa
         operator: Arc::new(OperatorToken::new(Secret::new(OPERATOR.to_owned()))),
         source_key: b"source".to_vec(),
         requests: Arc::new(Requests::new(store, Arc::new(NodeClock::system()), 1)),
+        routes: services.settings.gateway.routes.clone(),
         draining: CancellationToken::new(),
         services,
     };

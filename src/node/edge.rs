@@ -13,7 +13,7 @@ use crate::gateway::pipeline::{Gateway, Parts};
 use crate::gateway::routes;
 use crate::gateway::server::{Bounds, Server};
 use crate::gateway::websocket::Realtime;
-use crate::settings::Settings;
+use crate::settings::{Route, Settings};
 
 /// The administrator token, in the data directory.
 const TOKEN_FILE: &str = "admin-token";
@@ -36,19 +36,21 @@ impl Edge {
         let services = composed.services;
         let store = Arc::new(services.router.clone());
         let requests = Arc::new(Requests::new(store, Arc::new(NodeClock::system()), settings.node.id));
-        let gateway = |endpoints| {
+        let gateway = |endpoints, upstreams: &[Route]| {
             let parts = Parts {
                 endpoints,
                 authenticator: Arc::clone(&services.identity) as Arc<_>,
                 operator: Arc::clone(&operator),
                 source_key: composed.source_key.clone(),
                 requests: Arc::clone(&requests),
+                routes: upstreams.to_vec(),
                 draining: draining.clone(),
                 services: Arc::clone(&services),
             };
             Gateway::new(parts).map_err(failed("the endpoints"))
         };
-        let (public, admin) = (gateway(routes::endpoints())?, gateway(routes::admin_endpoints())?);
+        let public = gateway(routes::endpoints(), &settings.gateway.routes)?;
+        let admin = gateway(routes::admin_endpoints(), &[])?;
         let bounds = Bounds::of(&settings.gateway);
         let tls = Some(&settings.gateway.tls);
         let public = Server::bind(settings.gateway.listen, bounds.clone(), tls, public).await;
