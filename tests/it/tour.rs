@@ -180,6 +180,11 @@ async fn audit<M, A>(world: &World<M, A>, person: &Person) {
         let shown = String::from_utf8_lossy(&done.stderr);
         assert!(done.status.success(), "{arguments:?}: {shown}");
     }
+    // Written from the RFCs, sharing no code with the product.
+    let verifier = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/verify_audit.py");
+    let judged = tokio::process::Command::new("python3").args([verifier, &export]).output().await;
+    let judged = judged.expect("python3 runs");
+    assert!(judged.status.success(), "{}", String::from_utf8_lossy(&judged.stderr));
 }
 
 async fn look_at_actors<M, A>(world: &World<M, A>) {

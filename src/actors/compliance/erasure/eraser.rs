@@ -114,7 +114,8 @@ impl Eraser {
                 continue;
             }
             self.sealer.forget(&user_id);
-            shard.evict(&user_id);
+            // Answers kept under idempotency keys are sealed with the person's key too, and live on any shard.
+            self.router.shards().for_each(|shard| shard.evict(&user_id));
             self.sealing.lock().unwrap_or_else(PoisonError::into_inner).remove(&user_id);
             tracing::info!(user_id, "a person was erased");
         }
