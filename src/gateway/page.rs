@@ -80,6 +80,17 @@ impl<T> List<T> {
         Self { items, next_cursor: last.filter(|_| more).map(|key| cursor(&key)) }
     }
 
+    /// A page of a short list that is at hand whole; its keys are places.
+    ///
+    /// # Errors
+    /// As [`PageQuery::limit`] and [`PageQuery::after`].
+    pub fn part(items: Vec<T>, query: &PageQuery) -> Result<Self, Error> {
+        let bad = |_| Error::invalid("/cursor", "is not a cursor of this list");
+        let after = query.after()?.map(|key| key.try_into().map(u32::from_be_bytes).map_err(bad)).transpose()?;
+        let keyed = (0_u32..).zip(items).skip_while(|(place, _)| after.is_some_and(|after| *place <= after));
+        Ok(Self::page(keyed.map(|(place, item)| (place.to_be_bytes().to_vec(), item)).collect(), query.limit()?))
+    }
+
     /// The only page of a short list.
     #[must_use]
     pub fn whole(items: Vec<T>) -> Self {
@@ -126,6 +137,16 @@ mod tests {
         assert_eq!(next.after(), Ok(Some(vec![1])));
         assert_eq!(List::page(found(2), 2).next_cursor, None);
         assert_eq!(List::page(found(0), 2).next_cursor, None);
+    }
+
+    #[test]
+    fn a_list_at_hand_is_paged_too() {
+        let page = |limit, cursor| List::part((0..5).collect(), &PageQuery { limit: Some(limit), cursor });
+        let first = page(3, None).expect("a page");
+        assert_eq!(first.items, [0, 1, 2]);
+        let second = page(3, first.next_cursor).expect("a page");
+        assert_eq!((second.items, second.next_cursor), (vec![3, 4], None));
+        assert!(page(0, None).is_err() && page(3, Some("AA".to_owned())).is_err());
     }
 
     #[test]

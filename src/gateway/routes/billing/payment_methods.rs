@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::views::{PaymentMethodView, unexpected};
 use super::wait::{self, Seen};
 use crate::actors::billing::wallet::{self, Command, Method, MethodStatus, Reply as Answer, Wallet};
-use crate::gateway::page::List;
+use crate::gateway::page::{List, PageQuery};
 use crate::gateway::{Call, Endpoint, Reply};
 use crate::kernel::{Error, Origin};
 use crate::settings::{PaymentProcessor, Settings};
@@ -26,6 +26,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         Endpoint::get("/v1/payment-methods", "listPaymentMethods")
             .summary("List my payment methods")
             .tag("billing")
+            .query::<PageQuery>()
             .response::<List<PaymentMethodView>>(200, "In the order they were added")
             .handle(list),
         Endpoint::get("/v1/payment-methods/{id}", "getPaymentMethod")
@@ -98,7 +99,7 @@ async fn add(call: Call<AddPaymentMethod>) -> Result<Reply, Error> {
 
 async fn list(call: Call<()>) -> Result<Reply, Error> {
     let user_id = call.user_id()?.to_owned();
-    Ok(Reply::ok(&List::whole(all(&call, &user_id).await?)))
+    Ok(Reply::ok(&List::part(all(&call, &user_id).await?, &call.query()?)?))
 }
 
 /// Every payment method of a person, in the order they were added.

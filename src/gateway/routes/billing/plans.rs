@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::views::{PlanView, PriceView, unexpected};
 use crate::actors::billing::plans::{self, Audience, Catalogue, Command, Patch, Plan, Reply as Answer, Spec};
-use crate::gateway::page::List;
+use crate::gateway::page::{List, PageQuery};
 use crate::gateway::{Access, Call, Endpoint, LimitClass, Reply};
 use crate::kernel::{Error, Origin};
 
@@ -53,6 +53,12 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 struct PlanQuery {
     /// Only plans for these.
     audience: Option<Audience>,
+    /// How many items to answer at most, 1 to 100; 20 when it is not given.
+    #[schema(minimum = 1, maximum = 100)]
+    limit: Option<u16>,
+    /// `next_cursor` of the page before.
+    #[schema(max_length = 1024)]
+    cursor: Option<String>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -99,7 +105,8 @@ async fn list_plans(call: Call<()>) -> Result<Reply, Error> {
     let all = call.may("plans:write");
     let shown = plans.iter().filter(|plan| all || plan.active);
     let shown = shown.filter(|plan| query.audience.is_none_or(|audience| audience == plan.spec.audience));
-    Ok(Reply::ok(&List::whole(shown.map(PlanView::from).collect())))
+    let page = PageQuery { limit: query.limit, cursor: query.cursor };
+    Ok(Reply::ok(&List::part(shown.map(PlanView::from).collect(), &page)?))
 }
 
 async fn get_plan(call: Call<()>) -> Result<Reply, Error> {

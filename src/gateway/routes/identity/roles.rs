@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::actors::identity::roles::RoleView;
-use crate::gateway::{Access, Call, Endpoint, List, Reply};
+use crate::gateway::{Access, Call, Endpoint, List, PageQuery, Reply};
 use crate::kernel::Error;
 
 pub fn endpoints() -> Vec<Endpoint> {
@@ -13,6 +13,7 @@ pub fn endpoints() -> Vec<Endpoint> {
             .summary("Roles and what they may do")
             .tag("identity")
             .access(Access::Permission("roles:read"))
+            .query::<PageQuery>()
             .response::<List<RoleBody>>(200, "Every role")
             .handle(list),
         Endpoint::put("/v1/roles/{name}", "putRole")
@@ -57,7 +58,7 @@ struct RolePermissions {
 async fn list(call: Call<()>) -> Result<Reply, Error> {
     let table = call.services.identity.role_table().await?;
     let items: Vec<RoleBody> = table.iter().cloned().map(RoleBody::from).collect();
-    Ok(Reply::ok(&List::whole(items)))
+    Ok(Reply::ok(&List::part(items, &call.query()?)?))
 }
 
 async fn put(call: Call<RolePermissions>) -> Result<Reply, Error> {

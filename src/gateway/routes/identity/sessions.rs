@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::view::{SessionBody, TokensBody};
 use crate::actors::identity::authority::{IssuedTokens, Proof, SignInOutcome, client};
 use crate::actors::identity::user::SecondFactor;
-use crate::gateway::{Access, Call, Endpoint, LimitClass, List, Reply};
+use crate::gateway::{Access, Call, Endpoint, LimitClass, List, PageQuery, Reply};
 use crate::kernel::{Error, Principal, Secret, Timestamp};
 
 pub fn endpoints() -> Vec<Endpoint> {
@@ -55,6 +55,7 @@ fn signed_in() -> Vec<Endpoint> {
         Endpoint::get("/v1/sessions", "listSessions")
             .summary("My open sessions, oldest first")
             .tag("identity")
+            .query::<PageQuery>()
             .response::<List<SessionBody>>(200, "The sessions")
             .problem(403)
             .handle(list),
@@ -211,7 +212,7 @@ async fn list(call: Call<()>) -> Result<Reply, Error> {
     let open = call.services.identity.sessions(call.user_id()?, &call.origin).await?;
     let current = current(&call.principal).ok();
     let items = open.into_iter().map(|view| SessionBody::new(view, current)).collect();
-    Ok(Reply::ok(&List::whole(items)))
+    Ok(Reply::ok(&List::part(items, &call.query()?)?))
 }
 
 async fn sign_out(call: Call<()>) -> Result<Reply, Error> {

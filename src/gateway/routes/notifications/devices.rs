@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::actors::notifications::devices::{self, Address, Device, Devices};
-use crate::gateway::{Access, Call, Endpoint, LimitClass, List, Reply};
+use crate::gateway::{Access, Call, Endpoint, LimitClass, List, PageQuery, Reply};
 use crate::kernel::{Entity as _, EntityId, Error, Timestamp};
 use crate::providers::push::Subscription;
 
@@ -22,6 +22,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         Endpoint::get("/v1/devices", "listDevices")
             .summary("My devices")
             .tag("notifications")
+            .query::<PageQuery>()
             .response::<List<DeviceView>>(200, "All of them")
             .handle(list),
         Endpoint::delete("/v1/devices/{id}", "removeDevice")
@@ -147,7 +148,8 @@ async fn register(call: Call<RegisterDevice>) -> Result<Reply, Error> {
 async fn list(call: Call<()>) -> Result<Reply, Error> {
     match ask(&call, devices::Command::List).await? {
         devices::Reply::Devices(devices) => {
-            Ok(Reply::ok(&List::whole(devices.into_iter().map(DeviceView::new).collect())))
+            let devices = devices.into_iter().map(DeviceView::new).collect();
+            Ok(Reply::ok(&List::part(devices, &call.query()?)?))
         }
         _ => Err(Error::internal()),
     }
