@@ -134,6 +134,7 @@ pub fn endpoints() -> Vec<Endpoint> {
             .tag("notifications")
             .access(Access::Public)
             .limit(LimitClass::Public)
+            .no_content(101, "The connection speaks the protocol from here on")
             .problem(503)
             .upgrade(accept),
     ]

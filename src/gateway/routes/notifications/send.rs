@@ -119,6 +119,7 @@ async fn send(call: Call<NotificationInput>) -> Result<Reply, Error> {
 
 /// One channel of a notification.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DeliveryAttemptView)]
 struct AttemptView {
     channel: Channel,
     state: AttemptState,

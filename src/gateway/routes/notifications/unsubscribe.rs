@@ -15,6 +15,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .tag("notifications")
             .access(Access::Public)
             .limit(LimitClass::Public)
+            .content(200, "The page", "text/html; charset=utf-8")
             .problem(404)
             .handle(show),
         Endpoint::post("/u/{token}", "unsubscribe")
@@ -24,6 +25,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .limit(LimitClass::Public)
             .idempotency(IdempotencyRule::Unused)
             .raw_body(&["*/*"])
+            .content(200, "A page that says so", "text/html; charset=utf-8")
             .problem(404)
             .handle(unsubscribe),
     ]
