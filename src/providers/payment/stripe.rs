@@ -113,7 +113,13 @@ impl Stripe {
 
     async fn attach(&self, key: &str, customer: String, token: &str) -> Result<PaymentReceipt, ProviderError> {
         let path = format!("/v1/payment_methods/{token}/attach");
-        let method: Method = self.post(key, &path, &[("customer", customer)]).await?;
+        let attached = self.post(key, &path, &[("customer", customer)]).await;
+        let method: Method = attached.map_err(|error| match error {
+            ProviderError::Refused(refused) if matches!(refused.code, ErrorCode::NotFound | ErrorCode::Invalid) => {
+                ProviderError::Refused(Error::invalid("/token", "the payment processor does not take this token"))
+            }
+            other => other,
+        })?;
         let card = method.card.unwrap_or_default();
         Ok(PaymentReceipt::Method(CardFacts {
             token: method.id,
@@ -127,13 +133,21 @@ impl Stripe {
     async fn find(&self, customer: &str, reference: &str) -> Result<Option<ChargeReceipt>, ProviderError> {
         let unknown = |error: ProviderError| ProviderError::Unknown(format!("lookup failed: {error}"));
         let mut after: Option<String> = None;
+        let mut filter = format!("&customer={customer}");
         for _ in 0..LOOKUP_PAGES {
-            let mut url = self.url(&format!("/v1/payment_intents?limit=100&customer={customer}"));
+            let mut url = self.url(&format!("/v1/payment_intents?limit=100{filter}"));
             if let Some(after) = &after {
                 url.push_str("&starting_after=");
                 url.push_str(after);
             }
-            let page: List = self.send(self.http.get(url)).await.map_err(unknown)?;
+            let page: List = match self.send(self.http.get(url)).await {
+                // A compatible service that cannot list by customer: look through all.
+                Err(ProviderError::Refused(_)) if !filter.is_empty() => {
+                    filter.clear();
+                    continue;
+                }
+                answered => answered.map_err(unknown)?,
+            };
             after = page.data.last().map(|intent| intent.id.clone());
             let found = page.data.into_iter().find(|intent| intent.metadata.reference.as_deref() == Some(reference));
             if let Some(intent) = found {

@@ -29,6 +29,8 @@ pub(super) fn charge_of(outcome: Outcome) -> ChargeOutcome {
             Ok(PaymentReceipt::Charge(receipt)) => ChargeOutcome::Receipt(receipt),
             _ => ChargeOutcome::Unknown,
         },
+        // Given up after many attempts: one of them may have been the one whose answer was lost.
+        Outcome::Refused(error) if error.code.may_retry() => ChargeOutcome::Unknown,
         Outcome::Refused(error) => ChargeOutcome::NotCharged { code: decline_code(&error) },
         Outcome::Unknown(_) => ChargeOutcome::Unknown,
     }

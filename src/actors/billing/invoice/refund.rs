@@ -17,6 +17,8 @@ pub(super) fn refund_of(outcome: Outcome) -> Result<String, RefundFault> {
             Ok(PaymentReceipt::Refund { id }) => Ok(id),
             _ => Err(RefundFault::Unknown("the receipt is unreadable".to_owned())),
         },
+        // Given up after many attempts: one of them may have been the one whose answer was lost.
+        Outcome::Refused(error) if error.code.may_retry() => Err(RefundFault::Unknown(error.detail)),
         Outcome::Refused(error) => Err(RefundFault::Refused(error)),
         Outcome::Unknown(detail) => Err(RefundFault::Unknown(detail)),
     }

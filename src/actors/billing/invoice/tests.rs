@@ -108,6 +108,9 @@ fn an_unknown_outcome_is_looked_up_and_never_charged_again() {
     invoice.at("2026-02-02T10:00:00Z");
     assert!(invoice.when(Command::Retry).expect("ignored").is_query());
     assert_eq!(calls(&invoice.when(Command::Reconcile).expect("looked up")), 1);
+    let given_up = Error::new(ErrorCode::Unavailable, "Given up after 12 attempts.");
+    let given_up = Invoice::on_outcome("charge:1", Outcome::Refused(given_up)).expect("a command");
+    assert!(matches!(given_up, Command::Charged { outcome: ChargeOutcome::Unknown, .. }));
     let still = Invoice::on_outcome("find:1", Outcome::Unknown("no answer".into())).expect("a command");
     invoice.when(still).expect("never refused");
     assert_eq!(view(&mut invoice).state, State::Open);
