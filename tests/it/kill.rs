@@ -299,6 +299,12 @@ async fn check(node: &Node, actors: &[Actor]) {
         let invoices = all(&actor.person.api, "/v1/invoices").await;
         let mut periods = BTreeSet::new();
         for invoice in &invoices {
+            if invoice["state"] == "void" {
+                // The clock was moved past the time a first payment may take before it was tried: nothing was charged.
+                assert_eq!(invoice["attempts"], json!([]), "{invoice}");
+                numbers.extend(invoice["number"].as_str().map(str::to_owned));
+                continue;
+            }
             assert_eq!(invoice["state"], "paid", "{invoice}");
             let period = (invoice["subscription_id"].to_string(), invoice["period_start"].to_string());
             assert!(periods.insert(period), "a period is invoiced once: {invoice}");

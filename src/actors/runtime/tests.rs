@@ -1,5 +1,7 @@
 //! The runtime on logs in memory, with one entity kind that does everything an entity can do.
 
+mod passivation;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -481,23 +483,4 @@ async fn beyond_its_window_a_shard_refuses_and_forgets_nothing() {
     assert_eq!(refused.count() + accepted, 200);
     assert!(accepted < 200, "the window is smaller than the burst");
     assert_eq!(world.ask("a", Command::Get).await.expect("answers").0, i64::try_from(accepted).expect("small"));
-}
-
-#[tokio::test]
-async fn idle_entities_are_passivated_and_come_back() {
-    let states = (0..3).map(|shard| MemoryLog::start(ShardId(shard)).state().clone()).collect();
-    let options = RuntimeOptions { memory_budget_bytes: 0, idle_after_ms: 0, ..RuntimeOptions::default() };
-    let world = World::over(states, Arc::default(), options).await;
-    for round in 1..=3 {
-        for key in 0..20 {
-            assert_eq!(world.ask(&format!("k{key}"), Command::Add(1)).await.expect("is accepted").0, round);
-        }
-        let live = || world.runtime.router.shards().map(|shard| shard.parts.directory.len()).sum::<usize>();
-        let gone = async {
-            while live() > 0 {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), gone).await.expect("all are let go");
-    }
 }
