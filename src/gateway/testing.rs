@@ -28,9 +28,11 @@ use crate::actors::runtime::sealer::Sealer;
 use crate::actors::runtime::testing::MemoryLog;
 use crate::actors::runtime::{Runtime, RuntimeOptions, RuntimeParts};
 use crate::kernel::{Error, Principal, Secret, ShardId};
+use crate::providers::Provider;
 use crate::providers::keys::{FileKeys, KeyWrapper};
+use crate::providers::payment::sandbox::Sandbox;
 use crate::providers::push::VapidKey;
-use crate::settings::Settings;
+use crate::settings::{ClockMode, Settings};
 
 /// The administrator token of every test gateway.
 pub const OPERATOR: &str = "operator-operator-operator-operator";
@@ -51,21 +53,25 @@ impl Authenticator for Trusting {
     }
 }
 
-/// Every service over shards in memory, with timers and outboxes running.
+/// Every service over shards in memory, with timers and outboxes running. A virtual clock starts on 2026-01-31.
 pub async fn services(settings: Settings) -> Arc<Services> {
     let logs = (0..3).map(|shard| MemoryLog::start(ShardId(shard)) as Arc<dyn ShardLog>).collect();
-    let clock = Arc::new(NodeClock::system());
+    let clock = Arc::new(match settings.clock {
+        ClockMode::System => NodeClock::system(),
+        ClockMode::Virtual => NodeClock::virtual_at("2026-01-31T10:00:00Z".parse().expect("a time")),
+    });
+    let directory = tempfile::tempdir().expect("a directory");
+    let sandbox: Arc<dyn Provider> = Arc::new(Sandbox::open(&directory.path().join("payments")).expect("a sandbox"));
     let kinds = Kinds::new(&catalogue::kinds(), 2);
     let parts = RuntimeParts {
         logs,
         kinds,
         clock: Arc::clone(&clock),
-        providers: Vec::new(),
+        providers: vec![sandbox],
         options: RuntimeOptions::default(),
     };
     let mut runtime = Runtime::start(parts).await.expect("a runtime");
     let (router, settings) = (runtime.router.clone(), Arc::new(settings));
-    let directory = tempfile::tempdir().expect("a directory");
     let keys: Arc<dyn KeyWrapper> = Arc::new(FileKeys::open(directory.path()).expect("keys"));
     // A rotation of keys writes there, as long as the gateway lives.
     let _ = directory.keep();
@@ -87,7 +93,11 @@ pub async fn services(settings: Settings) -> Arc<Services> {
 
 /// A gateway of these endpoints.
 pub async fn gateway(settings: Settings, endpoints: Vec<Endpoint>) -> Arc<Gateway> {
-    let services = services(settings).await;
+    gateway_of(services(settings).await, endpoints)
+}
+
+/// A gateway of these endpoints over these services.
+pub fn gateway_of(services: Arc<Services>, endpoints: Vec<Endpoint>) -> Arc<Gateway> {
     let store = Arc::new(services.router.clone());
     let parts = Parts {
         endpoints,

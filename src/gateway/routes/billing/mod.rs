@@ -9,6 +9,8 @@ mod ledger;
 mod payment_methods;
 mod plans;
 mod subscriptions;
+#[cfg(test)]
+mod tests;
 mod views;
 mod wait;
 mod webhooks;
