@@ -118,6 +118,8 @@ impl<E: Entity> Actor for EntityActor<E> {
 }
 
 async fn load<E: Entity>(id: &EntityId, parts: &ShardParts) -> Result<Loaded<E>, Error> {
+    // What was acknowledged before, by any leader, is in the state that is read now.
+    parts.log.read_barrier().await.map_err(|error| super::proposal::refusal(&error))?;
     let stored = parts.log.state().entity(id).map_err(|error| {
         tracing::error!(entity = %id, %error, "the state store cannot be read");
         Error::internal()

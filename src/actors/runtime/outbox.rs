@@ -29,6 +29,8 @@ use crate::providers::Provider;
 /// Records known to the scheduler at once (not their payloads); the rest waits in the state store.
 const WINDOW: usize = 50_000;
 const PAGE: usize = 512;
+/// A record that waits no longer than this for its next attempt is not at rest.
+const SOON: Duration = Duration::from_secs(1);
 
 /// What holds each other up: a bound on concurrency applies to each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -84,7 +86,8 @@ struct Schedule {
     ready: HashMap<Family, VecDeque<Lane>>,
     running: HashMap<Family, usize>,
     in_progress: HashSet<Lane>,
-    later: BTreeMap<(Instant, u64), Lane>,
+    /// Queues whose head failed, and whether it is tried again so soon that it still counts as work under way.
+    later: BTreeMap<(Instant, u64), (Lane, bool)>,
     /// Failed attempts of the head of a lane.
     attempts: HashMap<u64, u32>,
 }
@@ -202,9 +205,10 @@ impl Schedule {
         }
     }
 
-    /// Queues ready or under way.
+    /// Queues ready, under way, or about to be tried again.
     fn busy(&self) -> usize {
-        self.in_progress.len() + self.ready.values().map(VecDeque::len).sum::<usize>()
+        let soon = self.later.values().filter(|(_, soon)| *soon).count();
+        self.in_progress.len() + self.ready.values().map(VecDeque::len).sum::<usize>() + soon
     }
 
     /// Makes queues ready whose pause is over.
@@ -213,7 +217,7 @@ impl Schedule {
             if entry.key().0 > now {
                 return;
             }
-            let lane = entry.remove();
+            let (lane, _) = entry.remove();
             self.ready.entry(lane.family()).or_default().push_back(lane);
         }
     }
@@ -242,7 +246,7 @@ impl Schedule {
         }
         if let Attempt::Later(pause) = attempt {
             *self.attempts.entry(number).or_default() += 1;
-            self.later.insert((Instant::now() + pause, number), lane);
+            self.later.insert((Instant::now() + pause, number), (lane, pause <= SOON));
             return;
         }
         self.attempts.remove(&number);

@@ -216,7 +216,7 @@ impl Watcher {
     }
 }
 
-fn refusal(error: &LogError) -> Error {
+pub(super) fn refusal(error: &LogError) -> Error {
     match error {
         LogError::Overloaded => Error::overloaded("The shard's queue"),
         LogError::TooLarge { .. } => Error::new(ErrorCode::TooLarge, "The change is larger than the log takes."),
