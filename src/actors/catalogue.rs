@@ -7,6 +7,7 @@ use super::billing::subscription::Subscription;
 use super::billing::wallet::Wallet;
 use super::compliance::{Alerts, Consents, Erasure, Keyring, SigningKey as AuditKey};
 use super::idempotency::Idempotency;
+use super::identity::api_key::ApiKey;
 use super::identity::email_claim::EmailClaim;
 use super::identity::roles::Roles;
 use super::identity::session::Session;
@@ -38,6 +39,7 @@ pub fn kinds() -> Vec<Kind> {
         Kind::of::<Preferences>(),
         Kind::of::<TemplateBook>(),
         Kind::of::<Topic>(),
+        Kind::of::<ApiKey>(),
         Kind::of::<EmailClaim>(),
         Kind::of::<Roles>(),
         Kind::of::<Session>(),

@@ -1,6 +1,7 @@
 //! Users, sessions, credentials and roles.
 
 pub mod address;
+pub mod api_key;
 pub mod authority;
 pub mod email_claim;
 pub mod opaque;

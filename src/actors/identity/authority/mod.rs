@@ -3,9 +3,10 @@
 //! [`Authority::authenticate`] is the one place that turns a bearer token into a [`Principal`]. A token is believed
 //! only while its session lives: what a node remembers of a session is at most [`SESSION_MAX_AGE`] old, so a revoked
 //! token fails everywhere within a second. Flows are in one file each: `sign_up.rs`, `sign_in.rs`, `sessions.rs`,
-//! `password.rs`, `second_factor.rs`, `users.rs`. Architecture invariant: nothing durable here; a crash between two
+//! `api_keys.rs`, `password.rs`, `second_factor.rs`, `users.rs`. Architecture invariant: nothing durable here; a crash between two
 //! steps of a flow leaves entities that a repeat of the flow, or a timer, puts right.
 
+mod api_keys;
 mod fresh;
 mod password;
 mod second_factor;
@@ -19,6 +20,7 @@ mod users;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use api_keys::NewApiKey;
 pub use second_factor::TotpSetUp;
 pub use sessions::Proof;
 pub use sign_in::{IssuedTokens, SignInOutcome};
@@ -45,6 +47,7 @@ const KEYS_MAX_AGE: Duration = Duration::from_secs(60);
 /// Sessions and verified tokens remembered at most.
 const SESSIONS_REMEMBERED: usize = 32_768;
 const TOKENS_REMEMBERED: usize = 32_768;
+const API_KEYS_REMEMBERED: usize = 8192;
 
 /// Who holds a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +85,7 @@ pub struct Authority {
     roles: Fresh<Arc<Vec<RoleView>>>,
     sessions: Mutex<Recent<String, Arc<Fresh<Option<SessionView>>>>>,
     verified: Mutex<Recent<TokenHash, Arc<Claims>>>,
+    api_keys: Mutex<Recent<String, Arc<Fresh<Option<api_keys::KeyHolder>>>>>,
 }
 
 impl Authority {
@@ -119,6 +123,7 @@ impl Authority {
             roles: Fresh::new(ROLES_MAX_AGE),
             sessions: Mutex::new(Recent::new(SESSIONS_REMEMBERED)),
             verified: Mutex::new(Recent::new(TOKENS_REMEMBERED)),
+            api_keys: Mutex::new(Recent::new(API_KEYS_REMEMBERED)),
         }
     }
 
@@ -130,11 +135,14 @@ impl Authority {
         self.key_set().await.map(|_| ())
     }
 
-    /// Who holds this access token. The administrator token of a data directory is the gateway's own business.
+    /// Who holds this access token or API key. The administrator token of a data directory is the gateway's own business.
     ///
     /// # Errors
     /// `unauthenticated`; `unavailable` when the session cannot be asked for: then nobody is believed.
     pub async fn authenticate(&self, token: &str) -> Result<Authenticated, Error> {
+        if token.starts_with("key_") {
+            return self.key_holder(token).await;
+        }
         let claims = self.verify(token).await?;
         let Some(session) = self.live_session(&claims.sid).await?.filter(|session| session.user_id == claims.sub)
         else {

@@ -307,3 +307,37 @@ async fn nobody_grants_what_they_do_not_hold() {
     assert_eq!(code(world.sign_in("ada@example.org", PASSWORD).await), Some(ErrorCode::Unauthenticated));
     world.runtime.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_key_does_what_its_scopes_and_its_person_may() {
+    let mut world = World::new().await;
+    let tokens = world.join("ada@example.org").await;
+    let user_id = world.holder(&tokens).await.expect("known").user_id().expect("a user").to_owned();
+    let origin = world.origin();
+    let new = |scopes: &[&str]| NewApiKey {
+        name: "robot".to_owned(),
+        scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
+        expires_at: None,
+    };
+    let held = world.authority.permissions_of(&["consumer".to_owned()]).await.expect("known");
+    let may = |permission: &str| held.iter().any(|known| known == permission);
+    let raised = world.authority.create_api_key(&user_id, new(&["users:write"]), may, &origin).await;
+    assert_eq!(code(raised.map(|_| ())), Some(ErrorCode::Forbidden));
+    let unknown = world.authority.create_api_key(&user_id, new(&["x:y"]), may, &origin).await;
+    assert_eq!(code(unknown.map(|_| ())), Some(ErrorCode::Invalid));
+    let made = world.authority.create_api_key(&user_id, new(&["topics:subscribe"]), may, &origin).await;
+    let (key, secret) = made.expect("made");
+    let holder = world.authority.authenticate(secret.expose()).await.expect("known");
+    assert_eq!(
+        (holder.principal.user_id(), holder.permissions),
+        (Some(user_id.as_str()), vec!["topics:subscribe".to_owned()])
+    );
+    assert_eq!(world.authority.api_keys(&user_id).await.map(|keys| keys.len()), Ok(1));
+    let stranger = world.authority.revoke_api_key("usr_x", &key.id, &origin).await;
+    assert_eq!(code(stranger), Some(ErrorCode::NotFound));
+    world.authority.revoke_api_key(&user_id, &key.id, &origin).await.expect("revoked");
+    assert_eq!(code(world.authority.authenticate(secret.expose()).await), Some(ErrorCode::Unauthenticated));
+    assert_eq!(code(world.authority.authenticate("key_x.y").await), Some(ErrorCode::Unauthenticated));
+    assert_eq!(world.authority.api_keys(&user_id).await.map(|keys| keys.len()), Ok(0));
+    world.runtime.stop().await;
+}

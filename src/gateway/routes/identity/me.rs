@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::view::{UserBody, display_name, locale, present, time_zone};
+use super::view::{UserBody, display_name, locale, present, signed_in, time_zone};
 use crate::actors::identity::user::ProfilePatch;
 use crate::gateway::{Call, Endpoint, Reply};
 use crate::kernel::Error;
@@ -62,7 +62,7 @@ async fn update_me(call: Call<ProfileBody>) -> Result<Reply, Error> {
         time_zone: call.body.time_zone.as_deref().map(time_zone).transpose()?,
     };
     let version = call.expected_version()?;
-    let user = call.services.identity.update_profile(call.user_id()?, patch, version, &call.origin).await?;
+    let user = call.services.identity.update_profile(signed_in(&call)?, patch, version, &call.origin).await?;
     let version = user.version;
     Ok(Reply::ok(&UserBody::from(user)).etag(version))
 }

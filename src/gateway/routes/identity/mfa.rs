@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::view::signed_in;
 use crate::gateway::{Call, Endpoint, LimitClass, Reply};
 use crate::kernel::{Error, Secret};
 
@@ -81,14 +82,14 @@ struct RecoveryCodes {
 
 async fn begin(call: Call<BeginBody>) -> Result<Reply, Error> {
     let password = call.body.password.clone();
-    let set_up = call.services.identity.begin_totp(call.user_id()?, password, &call.origin).await?;
+    let set_up = call.services.identity.begin_totp(signed_in(&call)?, password, &call.origin).await?;
     let body = TotpSetUpBody { secret: set_up.secret, otpauth_uri: set_up.otpauth_uri, qr_svg: set_up.qr_svg };
     Ok(Reply::created(&body).header("cache-control", "no-store"))
 }
 
 async fn confirm(call: Call<CodeBody>) -> Result<Reply, Error> {
     let code = call.body.code.trim().to_owned();
-    let recovery_codes = call.services.identity.confirm_totp(call.user_id()?, code, &call.origin).await?;
+    let recovery_codes = call.services.identity.confirm_totp(signed_in(&call)?, code, &call.origin).await?;
     Ok(Reply::ok(&RecoveryCodes { recovery_codes }).header("cache-control", "no-store"))
 }
 

@@ -1,5 +1,6 @@
 //! Endpoints of the identity service, one file per resource, and how its tokens are recognized.
 
+mod api_keys;
 mod me;
 mod mfa;
 mod password;
@@ -28,6 +29,7 @@ pub fn endpoints() -> Vec<Endpoint> {
         mfa::endpoints(),
         users::endpoints(),
         roles::endpoints(),
+        api_keys::endpoints(),
     ];
     parts.into_iter().flatten().collect()
 }

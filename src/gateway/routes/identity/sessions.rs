@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::view::{SessionBody, TokensBody};
+use super::view::{SessionBody, TokensBody, signed_in};
 use crate::actors::identity::authority::{IssuedTokens, Proof, SignInOutcome, client};
 use crate::actors::identity::user::SecondFactor;
 use crate::gateway::{Access, Call, Endpoint, LimitClass, List, PageQuery, Reply};
@@ -11,7 +11,7 @@ use crate::kernel::{Error, Principal, Secret, Timestamp};
 
 pub fn endpoints() -> Vec<Endpoint> {
     let mut endpoints = signing_in();
-    endpoints.extend(signed_in());
+    endpoints.extend(when_signed_in());
     endpoints
 }
 
@@ -50,7 +50,7 @@ fn signing_in() -> Vec<Endpoint> {
     ]
 }
 
-fn signed_in() -> Vec<Endpoint> {
+fn when_signed_in() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/v1/sessions", "listSessions")
             .summary("My open sessions, oldest first")
@@ -209,7 +209,7 @@ fn current(principal: &Principal) -> Result<&str, Error> {
 }
 
 async fn list(call: Call<()>) -> Result<Reply, Error> {
-    let open = call.services.identity.sessions(call.user_id()?, &call.origin).await?;
+    let open = call.services.identity.sessions(signed_in(&call)?, &call.origin).await?;
     let current = current(&call.principal).ok();
     let items = open.into_iter().map(|view| SessionBody::new(view, current)).collect();
     Ok(Reply::ok(&List::part(items, &call.query()?)?))
@@ -217,17 +217,17 @@ async fn list(call: Call<()>) -> Result<Reply, Error> {
 
 async fn sign_out(call: Call<()>) -> Result<Reply, Error> {
     let session_id = current(&call.principal)?;
-    call.services.identity.sign_out(call.user_id()?, session_id, &call.origin).await?;
+    call.services.identity.sign_out(signed_in(&call)?, session_id, &call.origin).await?;
     Ok(Reply::empty(204))
 }
 
 async fn revoke(call: Call<()>) -> Result<Reply, Error> {
-    call.services.identity.sign_out(call.user_id()?, call.param("id"), &call.origin).await?;
+    call.services.identity.sign_out(signed_in(&call)?, call.param("id"), &call.origin).await?;
     Ok(Reply::empty(204))
 }
 
 async fn sign_out_everywhere(call: Call<()>) -> Result<Reply, Error> {
-    call.services.identity.sign_out_everywhere(call.user_id()?, &call.origin).await?;
+    call.services.identity.sign_out_everywhere(signed_in(&call)?, &call.origin).await?;
     Ok(Reply::empty(204))
 }
 

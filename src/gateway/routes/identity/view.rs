@@ -6,7 +6,8 @@ use utoipa::ToSchema;
 use crate::actors::identity::authority::IssuedTokens;
 use crate::actors::identity::session::SessionView;
 use crate::actors::identity::user::UserView;
-use crate::kernel::{Error, Timestamp};
+use crate::gateway::Call;
+use crate::kernel::{Error, Principal, Timestamp};
 
 /// An account.
 #[derive(Debug, Serialize, ToSchema)]
@@ -114,6 +115,14 @@ impl SessionBody {
             authenticated_at: view.authenticated_at,
             expires_at: view.expires_at,
         }
+    }
+}
+
+/// The user who calls with a signed-in session. What guards the account itself is not open to API keys.
+pub fn signed_in<B>(call: &Call<B>) -> Result<&str, Error> {
+    match &call.principal {
+        Principal::User { id, session: Some(_), .. } => Ok(id),
+        _ => Err(Error::forbidden("This needs a signed-in session.")),
     }
 }
 
