@@ -12,6 +12,8 @@ use crate::providers::sms::SmsRequest;
 pub const MAX_DEVICES: usize = 20;
 const CODE_MINUTES: i64 = 10;
 const CODE_ATTEMPTS: u8 = 5;
+/// A text message costs money: the next code to any number of the person waits this long.
+const CODE_PAUSE_SECONDS: i64 = 60;
 
 /// A code on its way to a number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +29,7 @@ struct Challenge {
 pub struct Devices {
     devices: Vec<Device>,
     challenges: Vec<Challenge>,
+    code_sent_at: Option<Timestamp>,
 }
 
 fn decoded(text: &str) -> Option<Vec<u8>> {
@@ -80,6 +83,9 @@ impl Devices {
         if known.is_none() && self.devices.len() >= MAX_DEVICES {
             return Err(Error::conflict(format!("There are already {MAX_DEVICES} devices; remove one first.")));
         }
+        if matches!(address, Address::Sms { .. }) {
+            self.check_pause(context)?;
+        }
         let id = known.map_or_else(|| context.new_id("dev", "device"), |known| known.id.clone());
         let verified = matches!(address, Address::WebPush(_));
         let device = Device { id: id.clone(), name, address, verified, created_at: context.now };
@@ -95,6 +101,18 @@ impl Devices {
                 .effect(Effect::call(ProviderKind::Sms, &request, ""));
         }
         Ok(decision)
+    }
+
+    fn check_pause(&self, context: &Context) -> Result<(), Error> {
+        let next = self.code_sent_at.map(|at| at.plus_seconds(CODE_PAUSE_SECONDS));
+        match next.map(|next| next.millis_since(context.now)) {
+            Some(left) if left > 0 => {
+                let seconds = u32::try_from(left.div_euclid(1000) + 1).unwrap_or(u32::MAX);
+                let error = Error::new(ErrorCode::RateLimited, "A code was sent a moment ago; wait for it.");
+                Err(error.retry_after(seconds))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn verify(&self, id: String, code: &str, context: &Context) -> Result<Decision<Self>, Error> {
@@ -153,6 +171,7 @@ impl Entity for Devices {
                 self.devices.push(device.clone());
             }
             Event::CodeSent { id, code, expires } => {
+                self.code_sent_at = Some(expires.plus_minutes(-CODE_MINUTES));
                 self.challenges.retain(|challenge| challenge.id != *id);
                 let (id, code) = (id.clone(), code.clone());
                 self.challenges.push(Challenge { id, code, expires: *expires, refused: 0 });

@@ -49,7 +49,8 @@ fn a_number_needs_its_code_and_guessing_ends() {
     }
     assert_eq!(given.when(verify(&code)).expect_err("too late").code, ErrorCode::Gone);
 
-    let decision = given.when(register(number)).expect("again");
+    assert_eq!(given.when(register(number.clone())).expect_err("too soon").code, ErrorCode::RateLimited);
+    let decision = given.at("2026-01-31T10:01:00Z").when(register(number)).expect("again");
     let Effect::Call { request, .. } = &decision.effects[0] else { panic!("a call") };
     let request: SmsRequest = codec::decode(request).expect("a request");
     let code: String = request.body.chars().filter(char::is_ascii_digit).collect();

@@ -18,6 +18,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .response::<DeviceView>(201, "The device")
             .problem(409)
             .problem(422)
+            .problem(429)
             .handle(register),
         Endpoint::get("/v1/devices", "listDevices")
             .summary("My devices")

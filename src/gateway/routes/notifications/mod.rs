@@ -5,6 +5,8 @@ mod inbox;
 mod preferences;
 mod send;
 mod templates;
+#[cfg(test)]
+mod tests;
 mod unsubscribe;
 
 pub use inbox::InboxItem;
