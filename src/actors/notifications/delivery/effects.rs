@@ -63,6 +63,7 @@ fn done<T: serde::de::DeserializeOwned>(outcome: &Outcome) -> Option<T> {
 fn unknown_policy() -> Policy {
     Policy {
         channels: vec![Channel::InApp],
+        muted: Channel::ALL.into_iter().filter(|channel| *channel != Channel::InApp).collect(),
         quiet_hours: None,
         time_zone: None,
         consent: false,

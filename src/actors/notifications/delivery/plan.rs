@@ -115,7 +115,9 @@ fn refusal(inputs: Inputs<'_>, channel: Channel) -> Option<&'static str> {
     if !policy.consent {
         return Some("no consent to promotional messages");
     }
-    (!policy.channels.contains(&channel)).then_some("muted by preferences")
+    let asked = inputs.request.channels.as_ref().is_some_and(|channels| channels.contains(&channel));
+    let muted = if asked { policy.muted.contains(&channel) } else { !policy.channels.contains(&channel) };
+    muted.then_some("muted by preferences")
 }
 
 fn no_target(channel: Channel) -> &'static str {

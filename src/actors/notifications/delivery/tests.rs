@@ -10,6 +10,7 @@ use crate::providers::push::{PushRequest, Subscription};
 fn policy(channels: &[Channel]) -> Policy {
     Policy {
         channels: channels.to_vec(),
+        muted: vec![Channel::Email].into_iter().filter(|channel| !channels.contains(channel)).collect(),
         quiet_hours: None,
         time_zone: None,
         consent: true,
@@ -206,6 +207,16 @@ fn a_scheduled_notification_waits_and_bad_requests_are_refused() {
         let mut given = Given::<Delivery>::new("ntf_2");
         assert_eq!(given.when(Command::Send(bad)).expect_err("refused").errors[0].pointer, pointer);
     }
+}
+
+#[test]
+fn a_sender_may_ask_for_what_is_off_but_not_for_what_was_turned_off() {
+    let mut given = Given::<Delivery>::new("ntf_1");
+    let channels = Some(vec![Channel::Push, Channel::Email]);
+    given.when(Command::Send(SendRequest { channels, ..receipt() })).expect("accepted");
+    answered(&mut given, Some(contact()), policy(&[Channel::InApp]));
+    let expected = [(Channel::Email, AttemptState::Skipped), (Channel::Push, AttemptState::Pending)];
+    assert_eq!(states(&mut given), expected);
 }
 
 #[test]

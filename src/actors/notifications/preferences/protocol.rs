@@ -28,6 +28,8 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     pub channels: Vec<Channel>,
+    /// Those the person turned off; others that are not in `channels` may be used when a sender asks for them.
+    pub muted: Vec<Channel>,
     pub quiet_hours: Option<QuietHours>,
     pub time_zone: Option<String>,
     /// Consent where the category needs it; `true` where it needs none.

@@ -20,12 +20,12 @@ pub struct Preferences {
     version: u64,
 }
 
-/// What holds where a person has set nothing: mail and inbox; push where a device is registered; no SMS, which costs
-/// money, and no product mail.
+/// What holds where a person has set nothing: mail and inbox; push where a device is registered; SMS, which costs money,
+/// only when a sender asks for it.
 fn default_rule(category: Category, channel: Channel) -> bool {
     match channel {
         Channel::InApp => true,
-        Channel::Email => category != Category::Product,
+        Channel::Email => true,
         Channel::Push => category != Category::Promotional,
         Channel::Sms => false,
         Channel::Webhook => true,
@@ -44,6 +44,12 @@ impl Settings {
         let rule = self.rules.iter().find(|rule| rule.category == category && rule.channel == channel);
         let wanted = rule.map_or_else(|| default_rule(category, channel), |rule| rule.enabled);
         locked(category, channel) || (wanted && (category != Category::Promotional || self.promotional_consent))
+    }
+
+    /// Whether the person turned this cell off.
+    fn muted(&self, category: Category, channel: Channel) -> bool {
+        let rule = self.rules.iter().find(|rule| rule.category == category && rule.channel == channel);
+        !locked(category, channel) && rule.is_some_and(|rule| !rule.enabled)
     }
 
     fn set(&mut self, category: Category, channel: Channel, enabled: bool) {
@@ -96,12 +102,14 @@ impl Preferences {
 
     fn policy(&self, user_id: &str, category: Category, secret: &[u8; 32]) -> Policy {
         let channels = Channel::ALL.into_iter().filter(|channel| self.settings.enabled(category, *channel)).collect();
+        let muted = Channel::ALL.into_iter().filter(|channel| self.settings.muted(category, *channel)).collect();
         let unsubscribe_token = match category {
             Category::Security | Category::Transactional => String::new(),
             _ => format!("{user_id}.{}.{}", category.as_str(), proof(secret, category)),
         };
         Policy {
             channels,
+            muted,
             quiet_hours: self.settings.quiet_hours,
             time_zone: self.settings.time_zone.clone(),
             consent: category != Category::Promotional || self.settings.promotional_consent,
