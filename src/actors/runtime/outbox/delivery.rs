@@ -145,21 +145,30 @@ impl Courier {
         match answered {
             Ok(receipt) => self.finish(record, Outcome::Done(receipt)).await,
             Err(ProviderError::Refused(error)) => self.finish(record, Outcome::Refused(error)).await,
-            Err(ProviderError::Retry(why)) => self.again(record, tried, &why).await,
+            Err(ProviderError::Retry(why)) => self.again(record, provider.idempotent(), tried, &why).await,
             Err(ProviderError::Unknown(why)) => self.unknown(record, provider, request, tried, why).await,
         }
     }
 
-    /// A definite failure: later, until the attempts are used up.
-    async fn again(&self, record: &OutboxRecord, tried: u32, why: &str) -> Attempt {
+    /// A definite failure of this attempt: later, until the attempts are used up. When an earlier attempt of a call
+    /// that is repeated under its key ended unknown, giving up is unknown too.
+    async fn again(&self, record: &OutboxRecord, idempotent: bool, tried: u32, why: &str) -> Attempt {
         tracing::warn!(record = record.key(), tried, why, "a provider call is put off");
+        let in_doubt = idempotent && matches!(record.state, OutboxState::Sending { .. });
         if tried + 1 >= self.shard.parts.options.provider_attempts {
+            if in_doubt {
+                return self.finish(record, Outcome::Unknown(why.to_owned())).await;
+            }
             let detail = format!("Given up after {} attempts.", tried + 1);
             return self.finish(record, Outcome::Refused(Error::new(ErrorCode::Unavailable, detail))).await;
         }
         let pause = self.pause(tried).saturating_mul(CALL_FACTOR);
         let millis = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
-        let state = OutboxState::Waiting { attempts: tried + 1, not_before: wall_now().plus_millis(millis) };
+        let state = if in_doubt {
+            OutboxState::Sending { attempts: tried + 1, since: wall_now() }
+        } else {
+            OutboxState::Waiting { attempts: tried + 1, not_before: wall_now().plus_millis(millis) }
+        };
         while !self.set(record, state.clone()).await {
             tokio::time::sleep(self.pause(0)).await;
         }
@@ -178,7 +187,7 @@ impl Courier {
         tracing::warn!(record = record.key(), tried, why, "the outcome of a provider call is unknown");
         match provider.reconcile(&record.key(), request).await {
             Ok(Some(receipt)) => self.finish(record, Outcome::Done(receipt)).await,
-            Ok(None) => self.again(record, tried, &why).await,
+            Ok(None) => self.again(record, false, tried, &why).await,
             Err(_) if provider.idempotent() && tried + 1 < self.shard.parts.options.provider_attempts => {
                 let state = OutboxState::Sending { attempts: tried + 1, since: wall_now() };
                 self.set(record, state).await;
