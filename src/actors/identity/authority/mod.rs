@@ -161,8 +161,13 @@ impl Authority {
     /// `unavailable` when it cannot be asked for.
     pub async fn live_session(&self, session_id: &str) -> Result<Option<SessionView>, Error> {
         let known = self.remembered_session(session_id);
-        let session = known.get_or(|| self.ask_session(session_id)).await?;
+        let mut session = known.get_or(|| self.ask_session(session_id)).await?;
         let now = self.clock.now();
+        if session.as_ref().is_some_and(|session| session.ended.is_none() && session.expires_at <= now) {
+            // It may have been prolonged since it was asked for: only the session itself can say that it ran out.
+            known.forget();
+            session = known.get_or(|| self.ask_session(session_id)).await?;
+        }
         Ok(session.filter(|session| session.ended.is_none() && session.expires_at > now))
     }
 
