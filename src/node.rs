@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::actors::runtime::log::ShardLog;
-use crate::cluster::raft::{GroupSettings, Groups};
+use crate::cluster::raft::{GroupSettings, Groups, is_formed};
 use crate::providers::keys::{FileKeys, KeyWrapper};
 use crate::settings::Settings;
 use crate::storage::data_dir::DataDir;
@@ -53,6 +53,9 @@ pub async fn run(
     ready: impl FnOnce(Addresses),
 ) -> Result<(), NodeError> {
     let data_dir = DataDir::open(&settings.node.data_dir).map_err(failed("the data directory"))?;
+    if is_formed(&settings.node.data_dir) {
+        FileKeys::must_exist(&settings.node.data_dir).map_err(failed("the key-encryption keys"))?;
+    }
     let keys: Arc<dyn KeyWrapper> =
         Arc::new(FileKeys::open(&settings.node.data_dir).map_err(failed("the key-encryption keys"))?);
     let groups = open_groups(&settings).await?;

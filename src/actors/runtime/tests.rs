@@ -1,5 +1,6 @@
 //! The runtime on logs in memory, with one entity kind that does everything an entity can do.
 
+mod feed;
 mod passivation;
 
 use std::collections::HashMap;

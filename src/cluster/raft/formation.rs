@@ -7,6 +7,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "cluster.json";
+
+/// Whether a cluster was formed in this data directory before.
+#[must_use]
+pub fn is_formed(data_dir: &Path) -> bool {
+    data_dir.join(FILE).exists()
+}
 const VERSION: u32 = 1;
 
 /// Why the data directory does not fit the configuration.

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::kernel::ShardId;
 use crate::storage::state::{ShardMachine, StateError, StateStore};
 use crate::storage::wal::Wal;
-pub use formation::{FormationError, SHARDS_LIMIT};
+pub use formation::{FormationError, SHARDS_LIMIT, is_formed};
 pub use group::ShardGroup;
 
 /// How this node takes part in its groups.

@@ -57,6 +57,17 @@ struct StoredKeyset {
 }
 
 impl FileKeys {
+    /// Refuses a data directory that is in use but whose keys are gone: new ones would open nothing that is there.
+    ///
+    /// # Errors
+    /// [`KeyError::Refused`] with the remedy.
+    pub fn must_exist(directory: &Path) -> Result<(), KeyError> {
+        let missing = [ROOT_FILE, KEYSET_FILE].map(|file| directory.join(file)).into_iter().find(|path| !path.exists());
+        let problem = "the file is missing, but this data directory is in use; restore it from its backup (without it \
+                       nothing personal in this data directory can be read)";
+        missing.map_or(Ok(()), |path| Err(refused(&path, problem)))
+    }
+
     /// Opens the keys in `directory`, making them when there are none.
     ///
     /// # Errors

@@ -83,3 +83,13 @@ fn a_crash_between_the_two_files_is_finished_at_the_next_start() {
     fs::write(dir.path().join("keyset.new"), "half").expect("written");
     assert_eq!(FileKeys::open(dir.path()).expect("finished").versions(), vec![1]);
 }
+
+#[test]
+fn a_directory_in_use_without_its_keys_is_refused_with_the_remedy() {
+    let directory = tempfile::tempdir().expect("a directory");
+    FileKeys::open(directory.path()).expect("made");
+    FileKeys::must_exist(directory.path()).expect("both are there");
+    std::fs::remove_file(directory.path().join("keyset")).expect("removed");
+    let refusal = FileKeys::must_exist(directory.path()).expect_err("refused").to_string();
+    assert!(refusal.contains("keyset") && refusal.contains("restore it from its backup"), "{refusal}");
+}
