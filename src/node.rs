@@ -25,15 +25,15 @@ use crate::storage::wal::{Wal, WalOptions};
 
 /// Why a node does not start, or stopped.
 #[derive(Debug, thiserror::Error)]
-#[error("{what}: {source}")]
+#[error("{what}: {cause}")]
 pub struct NodeError {
     what: &'static str,
-    #[source]
-    source: Box<dyn StdError + Send + Sync>,
+    /// Part of the message; not a source too, or it would be printed twice.
+    cause: Box<dyn StdError + Send + Sync>,
 }
 
 fn failed<E: Into<Box<dyn StdError + Send + Sync>>>(what: &'static str) -> impl FnOnce(E) -> NodeError {
-    move |source| NodeError { what, source: source.into() }
+    move |cause| NodeError { what, cause: cause.into() }
 }
 
 /// Where a node that serves is reached.
