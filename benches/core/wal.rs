@@ -1,8 +1,7 @@
-//! Durable appends to the write-ahead log against the disk's own limit, measured in the same run.
+//! Durable appends to the write-ahead log, against a plain file that is written and synced.
 //!
-//! Raw is a plain file: one `write` for as many 512-byte records as there are callers, one `fdatasync`, and again.
-//! Ours is the same number of callers over sixteen groups, each waiting for its append before the next. Run with
-//! `cargo bench --bench wal`; a directory on the disk to be measured may be given as the argument.
+//! Raw is one `write` for as many 512-byte records as there are callers, one `fdatasync`, and again. Ours is the same
+//! number of callers over sixteen groups, each waiting for its append before the next.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -19,41 +18,32 @@ use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
 use tokio::sync::Mutex;
 
-const RECORD_BYTES: usize = 512;
+use super::support::{Goal, Run, rate, repeat};
+
+pub const RECORD_BYTES: usize = 512;
 const GROUPS: u16 = 16;
-const RUN: Duration = Duration::from_secs(3);
-/// Callers, and the least share of the raw limit that is good enough.
+/// Callers, and the least share of the raw limit.
 const CASES: [(usize, f64); 3] = [(1, 0.5), (64, 0.5), (1024, 0.25)];
 
-fn main() {
-    let place = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_else(|| ".".to_owned());
-    println!("{:<24} | {:>9} | {:>9} | {:>5} | {:>4}", "name", "ours/s", "raw/s", "ratio", "goal");
-    let mut missed = false;
-    for (callers, goal) in CASES {
-        let raw = raw(Path::new(&place), callers);
-        let ours = ours(Path::new(&place), callers);
-        let ratio = ours / raw;
-        missed |= ratio < goal;
-        println!("{:<24} | {ours:>9.0} | {raw:>9.0} | {ratio:>5.2} | {goal:>4.2}", format!("wal append x{callers}"));
+pub fn run(run: &Run) {
+    if !run.wants("log appends/s") {
+        return;
     }
-    if missed {
-        println!("below the goal");
+    for (callers, goal) in CASES {
+        let (ours, raw) = (|| ours(&run.place, callers, run.turn()), || raw(&run.place, callers, run.turn()));
+        run.pairs(ours, raw).print(&format!("log appends/s x{callers}"), Goal::Ratio(goal));
     }
 }
 
-fn raw(place: &Path, callers: usize) -> f64 {
+/// Records a second.
+pub fn raw(place: &Path, callers: usize, turn: Duration) -> f64 {
     let dir = tempfile::tempdir_in(place).expect("a directory");
-    let path = dir.path().join("raw");
-    let mut file = OpenOptions::new().create_new(true).append(true).open(path).expect("a file");
+    let mut file = OpenOptions::new().create_new(true).append(true).open(dir.path().join("raw")).expect("a file");
     let batch = vec![0x5a; RECORD_BYTES * callers];
-    let began = Instant::now();
-    let mut records = 0u64;
-    while began.elapsed() < RUN {
+    repeat(turn, callers as u64, || {
         file.write_all(&batch).expect("written");
         file.sync_data().expect("synced");
-        records += callers as u64;
-    }
-    rate(records, began.elapsed())
+    })
 }
 
 /// A group's log, with the index of its next entry.
@@ -62,7 +52,7 @@ struct Appender {
     next: u64,
 }
 
-fn ours(place: &Path, callers: usize) -> f64 {
+fn ours(place: &Path, callers: usize, turn: Duration) -> f64 {
     let dir = tempfile::tempdir_in(place).expect("a directory");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let (wal, _) = Wal::open(dir.path(), WalOptions::default()).expect("the log opens");
@@ -76,7 +66,7 @@ fn ours(place: &Path, callers: usize) -> f64 {
             tokio::spawn(call(group, Arc::clone(&stop), Arc::clone(&done)))
         });
         let calls: Vec<_> = calls.collect();
-        tokio::time::sleep(RUN).await;
+        tokio::time::sleep(turn).await;
         stop.store(true, Ordering::Relaxed);
         for call in calls {
             call.await.expect("no panic");
@@ -118,10 +108,4 @@ fn entry(index: u64) -> Entry {
     };
     let payload = EntryPayload::Normal(ShardCommand { ops: vec![Op::Audit(vec![record])] });
     Entry { log_id: log_id(index), payload }
-}
-
-fn rate(records: u64, took: Duration) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 records")]
-    let records = records as f64;
-    records / took.as_secs_f64()
 }

@@ -1,0 +1,26 @@
+//! Log, runtime and state against their raw limits. `cargo bench --bench core -- [--quick] [--place DIR] [NAME...]`
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod ask;
+mod commands;
+mod passivated;
+mod wal;
+
+use support::Run;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, child, part, dir, count] = &arguments[..]
+        && child == "--child"
+    {
+        return passivated::child(part, dir.as_ref(), count.parse().expect("a number"));
+    }
+    let run = Run::start();
+    support::rig::telemetry(&support::rig::settings());
+    wal::run(&run);
+    commands::run(&run);
+    ask::run(&run);
+    passivated::run(&run);
+}
