@@ -5,8 +5,10 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::Parser;
+use construct::kernel::fail_point;
 
 fn main() -> ExitCode {
+    let _armed = fail_point::arm();
     // Before any TLS: with two providers linked, rustls refuses to choose one.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         eprintln!("construct: another TLS provider is installed already");

@@ -33,7 +33,7 @@ use super::server::App;
 use super::services::Services;
 use super::table::{Found, Table, TableError};
 use super::upstream::{Forwarding, Upstreams};
-use crate::kernel::{Error, ErrorCode, Origin, Principal};
+use crate::kernel::{Error, ErrorCode, Origin, Principal, fail_point};
 use crate::settings::{Route, Settings};
 
 /// What a gateway is made of.
@@ -296,6 +296,7 @@ impl Gateway {
         let work = endpoint.prepare(Prepared { call, body, upgrade })?;
         let deadline = declaration.deadline.unwrap_or(self.request_timeout);
         let requests = self.requests.clone();
+        fail_point::reach("request.admitted");
         let task = async move {
             let _permit = permit;
             run(&requests, scope, work, &origin, deadline).await
@@ -339,6 +340,7 @@ impl App for Gateway {
             reply
         });
         exchange.finish(&head, &mut reply);
+        fail_point::reach("request.before_answer");
         self.cors.apply(&head, seen.allow.as_deref(), &mut reply.headers);
         if self.draining.is_cancelled() && reply.status != 101 {
             reply.headers.insert(HeaderName::from_static("connection"), HeaderValue::from_static("close"));
@@ -414,6 +416,7 @@ async fn run(
         Begun::Replay(reply) => Ok(reply),
         Begun::Proceed(ticket) => {
             let reply = in_time.await.unwrap_or_else(|error| problem(&error, &origin.request_id));
+            fail_point::reach("request.done");
             let answer = ticket.keep(&reply);
             requests.finish(ticket, answer).await;
             Ok(reply)

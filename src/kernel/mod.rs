@@ -1,13 +1,15 @@
 //! The vocabulary every other layer speaks: entities, decisions, batches, ids, time, money, errors, secrets.
 //!
 //! Architecture invariant: no IO, no async runtime and no ambient time or randomness. Everything here is a pure
-//! function of its arguments, so that every decision of the product can be replayed and tested alone.
+//! function of its arguments, so that every decision of the product can be replayed and tested alone. (The fail points,
+//! which only tests compile in, are here because every layer has some.)
 
 pub mod batch;
 pub mod clock;
 pub mod codec;
 pub mod entity;
 pub mod error;
+pub mod fail_point;
 pub mod id;
 pub mod merkle;
 pub mod money;

@@ -13,7 +13,7 @@ use super::keyring::{BY_VERSION, Command, Keyring, Reply, TABLE, keyring_id};
 use super::service::Compliance;
 use crate::actors::identity::authority::Authority;
 use crate::actors::runtime::{Page, Scope};
-use crate::kernel::{AuditRecord, Error, ErrorCode, Origin, codec};
+use crate::kernel::{AuditRecord, Error, ErrorCode, Origin, codec, fail_point};
 use crate::providers::keys::{KeyError, WrappedKey};
 
 /// Keyrings read at once.
@@ -38,10 +38,15 @@ impl Compliance {
         let running = || Error::conflict("A rotation is under way.");
         let _one = self.rotating.try_lock().map_err(|_| running())?;
         let version = self.keys.rotate().await.map_err(|error| failed(&error))?;
+        fail_point::reach("rotation.version_added");
         identity.rotate_signing_key(origin).await?;
+        fail_point::reach("rotation.signing_key_rotated");
         self.rewrap_audit_key(version, origin).await?;
+        fail_point::reach("rotation.audit_key_wrapped");
         let rewrapped = self.rewrap_keyrings(version, origin).await?;
+        fail_point::reach("rotation.keys_wrapped");
         self.keys.destroy_below(version).await.map_err(|error| failed(&error))?;
+        fail_point::reach("rotation.old_destroyed");
         self.note(version, origin).await?;
         tracing::info!(version, rewrapped, "the key-encryption key was rotated");
         Ok(Rotated { version, rewrapped })
@@ -70,6 +75,7 @@ impl Compliance {
             }
             for (from, user_id) in old {
                 rewrapped += u64::from(self.rewrap(from, &user_id, &origin).await?);
+                fail_point::reach("rotation.key_wrapped");
             }
         }
     }

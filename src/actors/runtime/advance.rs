@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Runtime;
 use super::clock::{ClockCommand, ClockMode, VirtualClock};
-use crate::kernel::{Clock, Error, Origin, Timestamp};
+use crate::kernel::{Clock, Error, Origin, Timestamp, fail_point};
 
 /// The longest one step may take to come to rest. Effects that wait for a retry do not count as work under way.
 const STEP: Duration = Duration::from_secs(60);
@@ -40,7 +40,9 @@ impl Runtime {
     async fn step(&self, to: Timestamp, origin: &Origin) -> Result<(), Error> {
         let origin = Origin { idempotency: None, ..origin.clone() };
         self.router.ask::<VirtualClock>(&VirtualClock::id(), ClockCommand::Advance(to), &origin).await?;
+        fail_point::reach("clock.advance_committed");
         self.clock.set(to);
+        fail_point::reach("clock.advanced");
         self.rest().await
     }
 

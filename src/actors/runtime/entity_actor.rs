@@ -23,7 +23,7 @@ use super::message::{Answer, Durable, EntityMessage, Failure, Request, Standing,
 use super::proposal::{Stop, Watcher, panic_text};
 use super::sealing::{Place, open};
 use super::shard::ShardParts;
-use crate::kernel::{Context, Decision, DedupeKey, Entity, EntityId, Error, ErrorCode, Timestamp, codec};
+use crate::kernel::{Context, Decision, DedupeKey, Entity, EntityId, Error, ErrorCode, Timestamp, codec, fail_point};
 use crate::storage::seal::DataKey;
 
 /// What an entity actor starts with.
@@ -200,8 +200,10 @@ impl<E: Entity> Turn<'_, E> {
             let _ = reply.send(self.read(&decision));
             return Ok(());
         }
+        fail_point::reach("command.decided");
         match self.propose(decision, &context, &work, dedupe).await {
             Ok((commit, bytes)) => {
+                fail_point::reach("command.proposed");
                 let watcher = Watcher {
                     sequence: self.loaded.sequence,
                     durable: self.loaded.durable.clone(),
@@ -213,6 +215,7 @@ impl<E: Entity> Turn<'_, E> {
                 self.vitals.in_flight.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(async move {
                     let result = watcher.outcome(commit, bytes).await;
+                    fail_point::reach("command.before_reply");
                     let _ = reply.send(result);
                     drop(permit);
                 });

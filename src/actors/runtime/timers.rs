@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::clock::NodeClock;
 use super::message::Work;
 use super::shard::{Delivered, Shard};
-use crate::kernel::{Clock, Error, Op, Origin};
+use crate::kernel::{Clock, Error, Op, Origin, fail_point};
 use crate::storage::state::TimerEntry;
 
 /// Timers fired at once per shard.
@@ -135,7 +135,10 @@ impl Timers {
         metrics::histogram!("construct_timer_lag_seconds").record(lag as f64 / 1000.0);
         let origin = Origin::system(format!("timer:{entity}:{name}"));
         let work = Work::Timer { name: name.clone(), due: *due };
-        match self.shard.deliver(entity, &work, &origin, None).await {
+        fail_point::reach("timer.due");
+        let delivered = self.shard.deliver(entity, &work, &origin, None).await;
+        fail_point::reach("timer.fired");
+        match delivered {
             Ok(Delivered::Reply(_)) => false,
             Ok(Delivered::Stale) => self.drop_timer(timer).await,
             Err(error) if error.code.may_retry() => {

@@ -15,7 +15,7 @@ use super::network::Alone;
 use super::proposer::{Queue, Raft};
 use super::{GroupSettings, RaftGroupError};
 use crate::actors::runtime::log::{LogError, LogStatus, Replica, ShardLog};
-use crate::kernel::{Op, OpOutcome, ShardId};
+use crate::kernel::{Op, OpOutcome, ShardId, fail_point};
 use crate::storage::state::{ShardMachine, ShardState};
 use crate::storage::wal::GroupLog;
 
@@ -109,6 +109,7 @@ impl ShardGroup {
             .await
             .map_err(|error| failed(error.to_string()))?;
         if let Some(upto) = self.machine.purgeable().map_err(|error| failed(error.to_string()))? {
+            fail_point::reach("purge.before");
             self.raft.trigger().purge_log(upto).await.map_err(|error| failed(error.to_string()))?;
         }
         Ok(())

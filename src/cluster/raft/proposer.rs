@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::actors::runtime::log::LogError;
-use crate::kernel::{Change, Op, OpOutcome, ShardId};
+use crate::kernel::{Change, Op, OpOutcome, ShardId, fail_point};
 use crate::storage::state::ShardMachine;
 use crate::storage::types::{ShardCommand, TypeConfig};
 
@@ -138,6 +138,7 @@ impl Proposer {
             #[expect(clippy::cast_precision_loss, reason = "a gauge")]
             self.waiting.depth.set(self.waiting.ops.load(Ordering::Relaxed) as f64);
             let (responder, committed, completed) = ProgressResponder::new();
+            fail_point::reach("raft.before_append");
             if let Err(error) = self.raft.write(ShardCommand { ops }).responder(responder).await {
                 tracing::error!(%error, "the shard's log has stopped");
                 break;
@@ -147,6 +148,7 @@ impl Proposer {
             }
             // Fails when the entry was refused; whoever answers hears why.
             let _ = committed.await;
+            fail_point::reach("raft.committed");
         }
         drop(completions);
         let _ = answers.await;

@@ -19,7 +19,7 @@ use super::reply::{Body, Reply};
 use super::request::Head;
 use crate::actors::idempotency::{Command, Executor, Idempotency, Reply as Kept};
 use crate::actors::runtime::{Router, entropy};
-use crate::kernel::{Clock, Entity, EntityId, Error, ErrorCode, Origin, Principal, codec};
+use crate::kernel::{Clock, Entity, EntityId, Error, ErrorCode, Origin, Principal, codec, fail_point};
 use crate::storage::seal::DataKey;
 
 /// Answers larger than this are not remembered; the request is then carried out again, with the same effect.
@@ -151,7 +151,9 @@ impl Requests {
             at: self.clock.now(),
             deadline_ms,
         };
-        match self.store.ask(&scope.entity(), command, &origin).await? {
+        let kept = self.store.ask(&scope.entity(), command, &origin).await?;
+        fail_point::reach("idempotency.started");
+        match kept {
             Kept::Answered(bytes) => Ok(Begun::Replay(restore(&scope, &bytes)?)),
             Kept::Proceed | Kept::Noted => Ok(Begun::Proceed(Ticket { scope, executor, origin })),
         }
@@ -168,6 +170,7 @@ impl Requests {
         if let Err(error) = self.store.ask(&scope.entity(), command, &origin).await {
             tracing::warn!(%error, "the answer to an idempotent request was not recorded");
         }
+        fail_point::reach("idempotency.recorded");
     }
 }
 

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{KeyError, KeyWrapper, WrappedKey};
+use crate::kernel::fail_point;
 
 const ROOT_FILE: &str = "root.key";
 const KEYSET_FILE: &str = "keyset";
@@ -307,7 +308,9 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<(), KeyError> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
+        fail_point::reach("keyset.written");
         fs::rename(&temporary, path)?;
+        fail_point::reach("keyset.named");
         path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
     };
     write().map_err(|error| failed(path, "written", error))

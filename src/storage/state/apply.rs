@@ -7,6 +7,7 @@ use std::sync::PoisonError;
 use crate::kernel::merkle;
 use crate::kernel::{
     AuditRecord, Batch, Change, DedupeKey, EntityId, Op, OpOutcome, OutboxChange, OutboxRecord, ShardId, Timestamp,
+    fail_point,
 };
 
 use super::keys::{self, Parts};
@@ -51,6 +52,7 @@ impl Inner {
         }
         self.journal(batch)?;
         self.settle(&batch.settles)?;
+        fail_point::reach("apply.half_a_batch");
         self.append_outbox(batch)?;
         for (name, due) in &batch.fired {
             self.drop_timer(&batch.entity, name, *due)?;

@@ -18,7 +18,7 @@ use openraft::{BasicNode, EntryPayload};
 use super::records::{Header, LogPosition, Membership};
 use super::snapshot::{SnapshotFile, Snapshots};
 use super::{ShardState, StateError, StateStore};
-use crate::kernel::ShardId;
+use crate::kernel::{ShardId, fail_point};
 use crate::storage::types::{ShardReply, TypeConfig};
 
 type EntryId = alias::LogIdOf<TypeConfig>;
@@ -155,6 +155,7 @@ impl RaftStateMachine<TypeConfig> for ShardMachine {
         while let Some((entry, responder)) = entries.try_next().await? {
             self.state.room().await.map_err(io_error)?;
             let reply = self.apply_entry(&entry).map_err(io_error)?;
+            fail_point::reach("apply.done");
             if let Some(responder) = responder {
                 responder.send(reply);
             }

@@ -33,7 +33,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use tokio::sync::{Notify, watch};
 
 use crate::kernel::codec::CodecError;
-use crate::kernel::{EntityId, Op, OpOutcome, ShardId, Timestamp};
+use crate::kernel::{EntityId, Op, OpOutcome, ShardId, Timestamp, fail_point};
 
 use base::Base;
 pub use compact::{Compaction, compact};
@@ -213,6 +213,7 @@ impl ShardState {
         {
             return Err(StateError::OutOfOrder { applied: applied.index, found: position.index });
         }
+        fail_point::reach("apply.begun");
         let mut outcomes = Vec::with_capacity(ops.len());
         for op in ops {
             match inner.apply(self.shard, &self.options, op) {
@@ -223,6 +224,7 @@ impl ShardState {
                 }
             }
         }
+        fail_point::reach("apply.operations_done");
         inner.header.applied = Some(position);
         if let Some(membership) = membership {
             inner.header.membership = membership;

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use crate::kernel::ShardId;
+use crate::kernel::{ShardId, fail_point};
 
 use super::StateError;
 use super::layers::Changes;
@@ -116,6 +116,7 @@ fn write<C: AsRef<Changes>>(path: &Path, number: u64, rounds: &[Round<C>]) -> Re
     }
     let (crc, length) = (body.crc, body.length);
     body.out.flush()?;
+    fail_point::reach("flush.redo_half");
     drop(body);
     file.seek(SeekFrom::Start(0))?;
     file.write_all(&[&MAGIC[..], &length.to_le_bytes(), &crc.to_le_bytes()].concat())?;

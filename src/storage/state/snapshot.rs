@@ -13,6 +13,7 @@ use super::base::Base;
 use super::keys;
 use super::records::Header;
 use super::{ShardState, StateError, StateStore};
+use crate::kernel::fail_point;
 
 const MAGIC: &[u8; 8] = b"CSNAP\0\0\x01";
 /// A block is closed once it is larger.
@@ -103,12 +104,15 @@ impl Snapshots {
     fn keep(&self, partial: &Path, header: Header) -> Result<SnapshotFile, StateError> {
         let index = header.applied.map_or(0, |applied| applied.index);
         let path = self.dir.join(format!("{index:020}.snapshot"));
+        fail_point::reach("snapshot.written");
         fs::rename(partial, &path)?;
+        fail_point::reach("snapshot.named");
         File::open(&self.dir)?.sync_all()?;
         let files = self.files()?;
         for old in files.iter().take(files.len().saturating_sub(self.keep)) {
             fs::remove_file(old)?;
         }
+        fail_point::reach("snapshot.old_removed");
         Ok(SnapshotFile { path, header })
     }
 

@@ -16,7 +16,7 @@ use std::{fs, io, thread};
 
 use tokio::sync::watch;
 
-use crate::kernel::ShardId;
+use crate::kernel::{ShardId, fail_point};
 use crate::storage::sync_range;
 
 use super::base::{Base, Damage};
@@ -363,11 +363,15 @@ impl Shared {
         if !any {
             return Ok(());
         }
+        fail_point::reach("flush.taken");
         gate.redo.write(&rounds)?;
+        fail_point::reach("flush.redo_synced");
         for round in rounds.iter().filter(|round| round.header.applied != round.follows) {
             write_round(&self.base(round.shard)?, &round.changes, &round.header.encode()?)?;
         }
+        fail_point::reach("flush.written");
         self.db.flush()?;
+        fail_point::reach("flush.durable");
         for (state, round) in gate.shards.values().zip(rounds) {
             state.flushed(round.header);
         }
@@ -378,6 +382,7 @@ impl Shared {
 fn write_round(base: &Base, changes: &Changes, header: &[u8]) -> Result<(), StateError> {
     for (key, value) in changes {
         base.write(key, value.as_deref())?;
+        fail_point::reach("flush.half_written");
     }
     base.write(&keys::header(), Some(header))
 }

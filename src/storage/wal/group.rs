@@ -22,6 +22,7 @@ use super::index::EntryRef;
 use super::queue::{Completion, EntryKey, Item, Record};
 use super::record::{encode_entry, encode_log_id, encode_vote};
 use super::shared::{SharedIndex, lock};
+use crate::kernel::fail_point;
 use crate::storage::types::{Entry, LeaderId, LogId, TypeConfig, Vote};
 
 type StreamError = LeaderBoundedStreamError<TypeConfig>;
@@ -277,6 +278,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         let mut index = lock(&self.index);
         self.push(vec![self.record(Kind::Purge, body)], Completion::none())?;
         index.purge(upto);
+        fail_point::reach("wal.purge_queued");
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ use super::record::{encode_freed, encode_state};
 use super::segment::Segment;
 use super::shared::{SharedIndex, lock};
 use super::writer::Writer;
+use crate::kernel::fail_point;
 
 /// A segment is worth copying when at most one part in so many of a full one is live.
 const FEW: u64 = 8;
@@ -36,6 +37,7 @@ impl Writer {
         let item = Item { records: vec![marker], done: Completion::none(), frees: Some(number) };
         if self.shared.queue.push(item).is_ok() {
             self.freeing = Some(number);
+            fail_point::reach("wal.copies_queued");
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use super::disk::{Disk, DiskFile};
 use super::error::WalError;
 use super::frame::{self, Frame};
+use crate::kernel::fail_point;
 
 /// Bytes before the first frame:
 /// `magic [8] | crc u32 | version u32 | number u64 | salt u64 | oldest u64 | 0 u64`, little endian.
@@ -115,7 +116,9 @@ impl Segment {
         let file = disk.create(UNFINISHED, bytes).map_err(io("create"))?;
         file.write_all_at(&header.to_bytes(), 0).map_err(io("write"))?;
         file.sync().map_err(io("sync"))?;
+        fail_point::reach("wal.segment_made");
         disk.rename(UNFINISHED, &name(header.number)).map_err(io("name"))?;
+        fail_point::reach("wal.segment_named");
         disk.sync_dir().map_err(io("sync the directory of"))?;
         Ok(Self { header, path, file, size: AtomicU64::new(bytes), live: AtomicU64::new(0) })
     }

@@ -13,6 +13,7 @@ use super::frame::{self, Frame, Kind};
 use super::queue::{EntryKey, Item, NO_GROUP, Record};
 use super::segment::{HEADER_BYTES, Header, Place, Segment};
 use super::shared::{Shared, lock};
+use crate::kernel::fail_point;
 
 /// The most one write carries before it is synced and its callers are told.
 const MAX_WRITE_BYTES: usize = 8 << 20;
@@ -187,8 +188,11 @@ impl Writer {
             return Ok(());
         }
         let began = Instant::now();
+        fail_point::reach("wal.before_write");
         self.head.write(&self.buffer, self.offset)?;
+        fail_point::reach("wal.written");
         self.head.sync()?;
+        fail_point::reach("wal.synced");
         self.last_sync = began.elapsed();
         self.shared.counters.committed(self.buffered_records, self.buffer.len() as u64, self.last_sync);
         self.offset = self.end();
@@ -208,7 +212,9 @@ impl Writer {
         let sealed = Arc::clone(&self.head);
         let oldest = self.sealed.front().map_or(sealed.number(), |first| first.number());
         let bytes = needed_bytes.max(self.shared.options.segment_bytes);
+        fail_point::reach("wal.segment_sealed");
         self.head = Arc::new(Segment::create(&*self.disk, Header::new(sealed.number() + 1, oldest), bytes)?);
+        fail_point::reach("wal.segment_begun");
         self.offset = HEADER_BYTES;
         self.sealed.push_back(sealed);
         Ok(())
@@ -262,7 +268,9 @@ impl Writer {
             let live = oldest.live();
             return Err(WalError::Stopped(format!("segment {number} was to be freed but holds {live} live bytes")));
         }
+        fail_point::reach("wal.before_free");
         oldest.remove(&*self.disk)?;
+        fail_point::reach("wal.freed");
         self.sealed.pop_front();
         self.shared.counters.freed();
         Ok(())

@@ -14,7 +14,7 @@ use super::{Command, Erasure, OPEN, Phase, Reply, erasure_id};
 use crate::actors::compliance::sealer::KeyringSealer;
 use crate::actors::runtime::Router;
 use crate::actors::runtime::shard::Shard;
-use crate::kernel::{Error, Origin};
+use crate::kernel::{Error, Origin, fail_point};
 use crate::storage::state::StateError;
 
 /// Erasures and outbox records read at once.
@@ -45,6 +45,7 @@ impl Eraser {
     /// `unavailable`.
     pub async fn begin(&self, user_id: &str, origin: &Origin) -> Result<Reply, Error> {
         let reply = self.router.ask::<Erasure>(&erasure_id(user_id), Command::Begin, origin).await?;
+        fail_point::reach("erasure.begun");
         self.wake.notify_one();
         Ok(reply)
     }
@@ -95,7 +96,12 @@ impl Eraser {
             self.sealing.lock().unwrap_or_else(PoisonError::into_inner).insert(user_id.to_owned());
         }
         if waits && is_settled(shard, user_id).map_err(|error| unreadable(&error))? {
+            fail_point::reach(match phase {
+                Phase::Settling => "erasure.before_account",
+                _ => "erasure.before_key",
+            });
             self.ask(user_id, Command::Settled).await?;
+            fail_point::reach("erasure.advanced");
         }
         Ok(())
     }
@@ -113,6 +119,7 @@ impl Eraser {
                 left += 1;
                 continue;
             }
+            fail_point::reach("erasure.key_gone");
             self.sealer.forget(&user_id);
             // Answers kept under idempotency keys are sealed with the person's key too, and live on any shard.
             self.router.shards().for_each(|shard| shard.evict(&user_id));

@@ -19,7 +19,7 @@ use crate::actors::runtime::sealing::{Place, open};
 use crate::actors::runtime::shard::{Delivered, Shard};
 use crate::kernel::{
     DedupeKey, EntityId, Error, ErrorCode, Op, Origin, OutboxChange, OutboxRecord, OutboxState, Outcome, ProviderKind,
-    Target,
+    Target, fail_point,
 };
 use crate::providers::{Provider, ProviderError};
 
@@ -99,7 +99,10 @@ impl Courier {
         let shard = self.shard.parts.log.shard();
         let dedupe = DedupeKey::Message { shard, number: record.number, settled_below };
         let work = Work::Command(command);
-        match self.router.deliver(to, &work, &origin(record), Some(&dedupe)).await {
+        fail_point::reach("message.before_send");
+        let delivered = self.router.deliver(to, &work, &origin(record), Some(&dedupe)).await;
+        fail_point::reach("message.taken");
+        match delivered {
             Ok(Delivered::Reply(reply)) => self.finish(record, Outcome::Done(reply)).await,
             Ok(Delivered::Stale) => self.finish(record, Outcome::Done(Vec::new())).await,
             Err(error) if error.code.may_retry() => {
@@ -131,10 +134,13 @@ impl Courier {
             if !self.set(record, state).await {
                 return Attempt::Later(self.pause(u32::MAX));
             }
+            fail_point::reach("call.marked");
         }
+        fail_point::reach("call.before_send");
         let deadline = Duration::from_millis(self.shard.parts.options.provider_deadline_ms);
         let answered = tokio::time::timeout(deadline, provider.execute(&key, request, tried)).await;
         let answered = answered.unwrap_or_else(|_| Err(ProviderError::Unknown("no answer within the deadline".into())));
+        fail_point::reach("call.answered");
         let outcome = match &answered {
             Ok(_) => "done",
             Err(ProviderError::Retry(_)) => "retry",
@@ -213,6 +219,7 @@ impl Courier {
         let mut attempts = 0;
         loop {
             if self.try_finish(record, &outcome).await {
+                fail_point::reach("outbox.settled");
                 return Attempt::Settled;
             }
             tokio::time::sleep(self.pause(attempts)).await;
