@@ -4,11 +4,10 @@
 //! instead of waiting without end. A dummy hash stands in where there is none, so that an unknown address costs the
 //! same time as a wrong password.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher, PasswordVerifier};
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::Semaphore;
 use unicode_normalization::UnicodeNormalization;
@@ -41,6 +40,8 @@ pub struct Policy {
 pub struct Passwords {
     admitted: Arc<Semaphore>,
     running: Arc<Semaphore>,
+    /// What the last hashes worked in; at most as many as run at once. Fresh memory would cost a tenth of the hash.
+    spare: Arc<Mutex<Vec<Memory>>>,
     dummy: Arc<str>,
     policy: Policy,
 }
@@ -49,10 +50,11 @@ impl Passwords {
     #[must_use]
     pub fn new(policy: Policy) -> Self {
         let parallel = policy.parallel.max(1);
-        let dummy = hash_now("no account has this password").expose().as_str().into();
+        let dummy = hash_now("no account has this password", &mut Memory::default()).expose().as_str().into();
         Self {
             admitted: Arc::new(Semaphore::new(parallel + policy.waiting)),
             running: Arc::new(Semaphore::new(parallel)),
+            spare: Arc::default(),
             dummy,
             policy,
         }
@@ -70,10 +72,10 @@ impl Passwords {
         pointer: &'static str,
     ) -> Result<Secret<String>, Error> {
         let policy = self.policy;
-        self.run(move || {
+        self.run(move |memory| {
             let plain = normalize(&password);
             check_strength(policy, plain.expose(), &inputs, pointer)?;
-            Ok(hash_now(plain.expose()))
+            Ok(hash_now(plain.expose(), memory))
         })
         .await?
     }
@@ -84,23 +86,26 @@ impl Passwords {
     /// `overloaded` when the pool is full.
     pub async fn verify(&self, password: Secret<String>, phc: Option<Secret<String>>) -> Result<bool, Error> {
         let dummy = Arc::clone(&self.dummy);
-        self.run(move || {
+        self.run(move |memory| {
             let plain = normalize(&password);
             let known = phc.is_some();
             let text = phc.as_ref().map_or(&*dummy, |phc| phc.expose().as_str());
-            let matches = plain.expose().chars().count() <= MAX_CHARS && verify_now(plain.expose(), text);
+            let matches = plain.expose().chars().count() <= MAX_CHARS && verify_now(plain.expose(), text, memory);
             matches && known
         })
         .await
     }
 
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&mut Memory) -> T + Send + 'static) -> Result<T, Error> {
         let place =
             Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| Error::overloaded("The queue for passwords"))?;
         let turn = Arc::clone(&self.running).acquire_owned().await.map_err(|_| Error::internal())?;
         // The permits move along: a caller who gives up does not free a thread that still works.
+        let spare = Arc::clone(&self.spare);
         let job = tokio::task::spawn_blocking(move || {
-            let done = work();
+            let mut memory = spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+            let done = work(&mut memory);
+            spare.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
             drop((turn, place));
             done
         });
@@ -117,20 +122,54 @@ fn normalize(password: &Secret<String>) -> Secret<String> {
     Secret::new(password.expose().chars().take(MAX_CHARS * 4).nfkc().collect())
 }
 
-fn argon2() -> Argon2<'static> {
-    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).expect("parameters within their bounds");
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+/// The blocks of one hash, used again for the next. Every hash writes each of them before it reads it.
+#[derive(Default)]
+struct Memory(Vec<Block>);
+
+impl Memory {
+    fn hash(&mut self, argon2: &Argon2, plain: &str, salt: &[u8], out: &mut [u8]) -> Result<(), argon2::Error> {
+        let count = argon2.params().block_count();
+        if self.0.len() < count {
+            self.0.resize(count, Block::new());
+        }
+        argon2.hash_password_into_with_memory(plain.as_bytes(), salt, out, &mut self.0[..count])
+    }
 }
 
-fn hash_now(plain: &str) -> Secret<String> {
+fn hash_now(plain: &str, memory: &mut Memory) -> Secret<String> {
     let mut salt = [0; SALT_BYTES];
     SystemRandom::new().fill(&mut salt).expect("the operating system's generator works");
-    let hash = argon2().hash_password_with_salt(plain.as_bytes(), &salt).expect("a salt of 16 bytes and bounded input");
+    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).expect("parameters within their bounds");
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
+    let mut out = [0; Params::DEFAULT_OUTPUT_LEN];
+    memory.hash(&argon2, plain, &salt, &mut out).expect("a salt of 16 bytes and bounded input");
+    let hash = PasswordHash {
+        algorithm: Algorithm::Argon2id.ident(),
+        version: Some(Version::V0x13.into()),
+        params: ParamsString::try_from(&params).expect("known parameters"),
+        salt: Some(Salt::new(&salt).expect("16 bytes")),
+        hash: Some(Output::new(&out).expect("32 bytes")),
+    };
     Secret::new(hash.to_string())
 }
 
-fn verify_now(plain: &str, phc: &str) -> bool {
-    PasswordHash::new(phc).is_ok_and(|hash| argon2().verify_password(plain.as_bytes(), &hash).is_ok())
+/// Whether the text is this PHC string's, under the parameters that the string itself names.
+fn verify_now(plain: &str, phc: &str, memory: &mut Memory) -> bool {
+    matches(plain, phc, memory).unwrap_or(false)
+}
+
+/// `None`: the string is no hash of a kind we know.
+fn matches(plain: &str, phc: &str, memory: &mut Memory) -> Option<bool> {
+    let hash = PasswordHash::new(phc).ok()?;
+    let (salt, expected) = (hash.salt.as_ref()?, hash.hash.as_ref()?);
+    let algorithm = Algorithm::try_from(&*hash.algorithm).ok()?;
+    let version = hash.version.map_or(Ok(Version::default()), Version::try_from).ok()?;
+    let argon2 = Argon2::new(algorithm, version, Params::try_from(&hash).ok()?);
+    let mut out = [0; Output::MAX_LENGTH];
+    let out = out.get_mut(..expected.len())?;
+    memory.hash(&argon2, plain, salt, out).ok()?;
+    // Compares in constant time.
+    Some(Output::new(out).ok()? == *expected)
 }
 
 fn check_strength(policy: Policy, plain: &str, inputs: &[String], pointer: &str) -> Result<(), Error> {
@@ -180,6 +219,20 @@ mod tests {
         assert_eq!(check("cafe\u{301} robot lantern").await, Ok(true));
         assert_eq!(check("cafe robot lantern").await, Ok(false));
         assert_eq!(pool.verify(secret("no account has this password"), None).await, Ok(false));
+    }
+
+    #[test]
+    fn memory_that_was_used_before_changes_no_hash_and_old_parameters_are_honoured() {
+        let mut memory = Memory::default();
+        let one = hash_now("first", &mut memory);
+        let two = hash_now("second", &mut memory);
+        let mut fresh = Memory::default();
+        assert!(verify_now("second", two.expose(), &mut fresh) && verify_now("first", one.expose(), &mut memory));
+        assert!(!verify_now("first", two.expose(), &mut memory));
+        // Of the reference implementation: echo -n password | argon2 somesalt -id -t 2 -m 8 -p 1 -l 24 -e
+        let smaller = "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4";
+        assert!(verify_now("password", smaller, &mut memory) && !verify_now("passw0rd", smaller, &mut memory));
+        assert!(!verify_now("password", "no hash", &mut memory));
     }
 
     #[tokio::test]
