@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
-use super::protocol::{Publication, StreamPosition, SubscribeRequest, SubscribeResult};
+use super::hub::Pushed;
+use super::protocol::{Publication, Reply, StreamPosition, SubscribeRequest, SubscribeResult};
 use crate::actors::notifications::inbox::{self, Inbox, row_key, row_offset};
 use crate::actors::notifications::topic::{self, Topic};
 use crate::actors::runtime::{Page, Router};
@@ -119,6 +120,19 @@ impl Channel {
         let page = Page { after: after.map(row_key), limit, reverse };
         let rows = router.rows(&self.entity(), table, page).await?;
         rows.iter().map(|(key, value)| self.publication(key, value)).collect()
+    }
+
+    /// The publications after `after`, at most `limit`, as one frame. `None`: there are none.
+    ///
+    /// # Errors
+    /// As [`Channel::publications`].
+    pub async fn page(&self, router: &Router, after: u64, limit: usize) -> Result<Option<Pushed>, Error> {
+        let publications = self.publications(router, Some(after), limit, false).await?;
+        let (Some(first), Some(last)) = (publications.first(), publications.last()) else { return Ok(None) };
+        let (first, last, count) = (first.offset, last.offset, publications.len());
+        let name = self.to_string();
+        let lines: Vec<String> = publications.into_iter().map(|p| Reply::publication(&name, p).line()).collect();
+        Ok(Some(Pushed { frame: lines.join("\n").into(), first, last, count: count as u64, more: count == limit }))
     }
 
     fn publication(&self, key: &[u8], value: &[u8]) -> Result<Publication, Error> {

@@ -161,7 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 return Err(refusal);
             }
         };
-        if let Some(subscription) = self.subscriptions.get_mut(&channel) {
+        if let Some(subscription) = self.subscription(&channel) {
             subscription.by_server = true;
         }
         self.accepted();
@@ -177,18 +177,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         })
     }
 
+    fn subscription(&mut self, channel: &Channel) -> Option<&mut Subscription> {
+        self.subscriptions.iter_mut().find(|subscription| subscription.line.channel == *channel)
+    }
+
     /// Follows a channel first and reads it then, so that nothing falls in between.
     async fn follow(&mut self, channel: &Channel, request: &SubscribeRequest) -> Result<SubscribeResult, Refusal> {
-        self.realtime.hub.follow(channel, &self.mailbox);
-        match channel.subscribe(&self.realtime.router, request, &self.origin()).await {
-            Ok((result, offset)) => {
-                let new = Subscription { offset, by_server: false, by_client: false };
-                self.subscriptions.entry(channel.clone()).or_insert(new).offset = offset;
+        let followed = self.subscription(channel).is_some();
+        let joined = (!followed).then(|| self.realtime.hub.follow(channel, &self.mailbox));
+        let read = channel.subscribe(&self.realtime.router, request, &self.origin()).await;
+        match (read, joined) {
+            (Ok((result, offset)), Some((line, follower))) => {
+                self.subscriptions.push(Subscription { line, follower, offset, by_server: false, by_client: false });
                 Ok(result)
             }
-            Err(error) => {
-                if !self.subscriptions.contains_key(channel) {
-                    self.realtime.hub.unfollow(channel, &self.mailbox);
+            (Ok((result, offset)), None) => {
+                if let Some(subscription) = self.subscription(channel) {
+                    subscription.offset = offset;
+                }
+                Ok(result)
+            }
+            (Err(error), joined) => {
+                if let Some((line, follower)) = joined {
+                    self.realtime.hub.unfollow(&line, &follower);
                 }
                 Err(error.into())
             }
@@ -207,19 +218,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     async fn subscribe(&mut self, request: SubscribeRequest) -> Result<SubscribeResult, Refusal> {
         let channel = self.channel(&request.channel, "topics:subscribe")?;
-        match self.subscriptions.get(&channel) {
+        let full = self.subscriptions.len() >= MAX_CHANNELS;
+        let streamed = match self.subscription(&channel) {
             Some(known) if known.by_client => return Err(ProtocolError::already_subscribed().into()),
-            None if self.subscriptions.len() >= MAX_CHANNELS => return Err(ProtocolError::limit_exceeded().into()),
-            _ => {}
-        }
-        let streamed = self.subscriptions.get(&channel).map(|subscription| subscription.offset);
+            None if full => return Err(ProtocolError::limit_exceeded().into()),
+            known => known.map(|subscription| subscription.offset),
+        };
         let result = self.follow(&channel, &request).await?;
-        if let Some(subscription) = self.subscriptions.get_mut(&channel) {
+        if let Some(subscription) = self.subscription(&channel) {
             subscription.by_client = true;
             // Streamed already since the connect: that stream goes on where it was, without a gap.
             if let Some(offset) = streamed.filter(|_| !result.recovered) {
                 subscription.offset = offset;
-                self.mailbox.tell(&channel);
+                subscription.follower.tell();
             }
         }
         Ok(result)
@@ -227,12 +238,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     fn unsubscribe(&mut self, name: &str) -> Result<(), Refusal> {
         let channel: Channel = name.parse().map_err(|_| ProtocolError::unknown_channel())?;
-        let Some(subscription) = self.subscriptions.get_mut(&channel) else { return Ok(()) };
-        if subscription.by_server {
-            subscription.by_client = false;
+        let Some(index) = self.subscriptions.iter().position(|followed| followed.line.channel == channel) else {
+            return Ok(());
+        };
+        if self.subscriptions[index].by_server {
+            self.subscriptions[index].by_client = false;
         } else {
-            self.subscriptions.remove(&channel);
-            self.realtime.hub.unfollow(&channel, &self.mailbox);
+            let left = self.subscriptions.remove(index);
+            self.realtime.hub.unfollow(&left.line, &left.follower);
         }
         Ok(())
     }

@@ -4,23 +4,23 @@
 //! does not end in time the client is *slow* and is disconnected, and recovers when it comes back. Every wait has a
 //! deadline: for the first command, for a pong, for each write.
 
-use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use futures::{SinkExt as _, StreamExt as _};
+use futures::{FutureExt as _, SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
 
 use super::Realtime;
-use super::channel::Channel;
 use super::disconnect::Disconnect;
-use super::hub::Mailbox;
+use super::hub::{Follower, Line, Mailbox};
 use super::protocol::{self, Command, Reply};
 use crate::gateway::{Caller, Gateway};
 use crate::kernel::{Origin, Secret, Timestamp};
@@ -62,6 +62,8 @@ pub(super) struct Holder {
 
 /// A channel that is streamed to the client.
 pub(super) struct Subscription {
+    pub(super) line: Arc<Line>,
+    pub(super) follower: Arc<Follower>,
     /// The newest offset the client has.
     pub(super) offset: u64,
     /// By the server at connect, and by the client's own `subscribe`.
@@ -115,7 +117,7 @@ pub(super) struct Connection<S> {
     socket: WebSocketStream<S>,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) holder: Option<Holder>,
-    pub(super) subscriptions: BTreeMap<Channel, Subscription>,
+    pub(super) subscriptions: Vec<Subscription>,
     /// Calls under way; their answers come in any order.
     pub(super) calls: FuturesUnordered<BoxFuture<'static, Reply>>,
     timers: Timers,
@@ -140,7 +142,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             socket,
             mailbox: Arc::default(),
             holder: None,
-            subscriptions: BTreeMap::new(),
+            subscriptions: Vec::new(),
             calls: FuturesUnordered::new(),
             timers: Timers { stale_at, ping_at: None, pong_due: None, check_at: None, retry_at: None },
             pace: Pace { tokens: COMMANDS_BURST, at: now },
@@ -149,6 +151,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     /// Serves until either side ends it.
     pub(super) async fn run(mut self) {
+        self.realtime.hub.open(&self.mailbox);
+        if self.realtime.stopping.is_cancelled() {
+            self.mailbox.end(Disconnect::SHUTDOWN);
+        }
         let end = self.serve().await;
         self.leave();
         let frame = match end {
@@ -172,43 +178,56 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     async fn serve(&mut self) -> Result<(), End> {
         enum Step {
-            Shutdown,
             Mail,
             Answer(Reply),
             Message(Option<Result<Message, WsError>>),
             Tick,
         }
+        // Set again only for something earlier: most of what happens between two pings changes no deadline.
+        let mut alarm = pin!(sleep_until(self.timers.next()));
         loop {
+            let next = self.timers.next();
+            if next < alarm.deadline() {
+                alarm.as_mut().reset(next);
+            }
             let step = tokio::select! {
-                () = self.realtime.stopping.cancelled() => Step::Shutdown,
                 () = self.mailbox.changed() => Step::Mail,
                 Some(answer) = self.calls.next(), if !self.calls.is_empty() => Step::Answer(answer),
                 message = self.socket.next() => Step::Message(message),
-                () = sleep_until(self.timers.next()) => Step::Tick,
+                () = alarm.as_mut() => Step::Tick,
             };
             match step {
-                Step::Shutdown => return Err(Disconnect::SHUTDOWN.into()),
                 Step::Mail => self.mail().await?,
                 Step::Answer(answer) => self.write(answer.line()).await?,
                 Step::Message(Some(Ok(message))) => self.message(message).await?,
                 Step::Message(Some(Err(WsError::Capacity(_)))) => return Err(Disconnect::TOO_LARGE.into()),
                 Step::Message(Some(Err(_)) | None) => return Err(End::Gone),
-                Step::Tick => self.tick().await?,
+                Step::Tick => {
+                    self.tick().await?;
+                    alarm.as_mut().reset(self.timers.next());
+                }
             }
         }
     }
 
     fn leave(&mut self) {
-        for channel in std::mem::take(&mut self.subscriptions).into_keys() {
-            self.realtime.hub.unfollow(&channel, &self.mailbox);
+        for subscription in std::mem::take(&mut self.subscriptions) {
+            self.realtime.hub.unfollow(&subscription.line, &subscription.follower);
         }
         if let Some(session) = self.holder.take().and_then(|holder| holder.session) {
             self.realtime.hub.exit(&session, &self.mailbox);
         }
+        self.realtime.hub.close(&self.mailbox);
     }
 
-    pub(super) async fn write(&mut self, text: String) -> Result<(), End> {
-        match timeout(self.realtime.bounds.write_timeout, self.socket.send(Message::text(text))).await {
+    pub(super) async fn write(&mut self, text: impl Into<Utf8Bytes>) -> Result<(), End> {
+        let mut sending = pin!(self.socket.send(Message::Text(text.into())));
+        // Nearly always the socket takes it at once, and no deadline need be set.
+        let sent = match futures::poll!(sending.as_mut()) {
+            Poll::Ready(sent) => Ok(sent),
+            Poll::Pending => timeout(self.realtime.bounds.write_timeout, sending).await,
+        };
+        match sent {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(End::Gone),
             Err(_) => Err(Disconnect::SLOW.into()),
@@ -219,39 +238,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         if let Some(why) = self.mailbox.ended() {
             return Err(why.into());
         }
-        for channel in self.mailbox.take_news() {
-            self.catch_up(&channel).await?;
+        for index in 0..self.subscriptions.len() {
+            if self.subscriptions[index].follower.take_news() {
+                self.catch_up(index).await?;
+            }
         }
         Ok(())
     }
 
     /// Pushes everything beyond what the client has of a channel.
-    pub(super) async fn catch_up(&mut self, channel: &Channel) -> Result<(), End> {
+    async fn catch_up(&mut self, index: usize) -> Result<(), End> {
         loop {
-            let Some(subscription) = self.subscriptions.get(channel) else { return Ok(()) };
-            let after = subscription.offset;
-            let read = channel.publications(&self.realtime.router, Some(after), PUSH_PAGE, false).await;
-            let publications = match read {
-                Ok(publications) => publications,
+            let subscription = &self.subscriptions[index];
+            let (line, after) = (Arc::clone(&subscription.line), subscription.offset);
+            let router = &self.realtime.router;
+            // Boxed: few connections read for themselves, and all would hold the room for it.
+            let read = line.after(after, || line.channel.page(router, after, PUSH_PAGE).boxed()).await;
+            let page = match read {
+                Ok(Some(page)) => page,
+                Ok(None) => return Ok(()),
                 Err(error) if error.code.may_retry() => {
-                    self.mailbox.keep(channel);
+                    subscription.follower.keep();
                     self.timers.retry_at = Some(Instant::now() + Duration::from_secs(1));
                     return Ok(());
                 }
                 Err(_) => return Err(Disconnect::INSUFFICIENT_STATE.into()),
             };
-            let Some(last) = publications.last().map(|publication| publication.offset) else { return Ok(()) };
-            if publications.first().is_some_and(|first| first.offset != after + 1) {
+            if page.first != after + 1 {
                 return Err(Disconnect::INSUFFICIENT_STATE.into());
             }
-            let (more, name) = (publications.len() == PUSH_PAGE, channel.to_string());
-            let lines: Vec<String> = publications.into_iter().map(|p| Reply::publication(&name, p).line()).collect();
-            if let Some(subscription) = self.subscriptions.get_mut(channel) {
-                subscription.offset = last;
-            }
-            metrics::counter!("construct_websocket_publications_total").increment(lines.len() as u64);
-            self.write(lines.join("\n")).await?;
-            if !more {
+            self.subscriptions[index].offset = page.last;
+            self.realtime.publications.increment(page.count);
+            self.write(page.frame).await?;
+            if !page.more {
                 return Ok(());
             }
         }
@@ -282,7 +301,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         if !self.pace.take() {
             return Err(Disconnect::TOO_MANY_REQUESTS.into());
         }
-        if let Some(reply) = self.execute(command).await? {
+        // Boxed, as below: what is done once would take room in every connection for as long as it lives.
+        if let Some(reply) = Box::pin(self.execute(command)).await? {
             self.write(reply.line()).await?;
         }
         Ok(())
@@ -316,7 +336,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
         if due(self.timers.check_at) {
             self.timers.check_at = Some(now + self.realtime.bounds.ping_interval);
-            self.check_holder().await?;
+            Box::pin(self.check_holder()).await?;
         }
         Ok(())
     }

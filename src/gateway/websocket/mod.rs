@@ -40,8 +40,8 @@ use crate::actors::runtime::{Router, entropy};
 use crate::kernel::{Clock, Error, ErrorCode};
 use crate::settings::WebSocket;
 
-/// Eagerly allocated per connection.
-const READ_BUFFER_BYTES: usize = 4096;
+/// Allocated for each connection as long as it lives. Most commands fit; longer messages come in several reads.
+const READ_BUFFER_BYTES: usize = 1024;
 
 /// Bounds and deadlines of connections.
 #[derive(Debug, Clone)]
@@ -80,6 +80,8 @@ pub struct Realtime {
     connections: Arc<Semaphore>,
     stopping: CancellationToken,
     tasks: TaskTracker,
+    /// Publications handed to connections.
+    publications: metrics::Counter,
 }
 
 impl Realtime {
@@ -87,7 +89,8 @@ impl Realtime {
     pub fn new(router: Router, clock: Arc<dyn Clock>, bounds: Bounds) -> Self {
         let connections = Arc::new(Semaphore::new(bounds.max_connections.min(Semaphore::MAX_PERMITS)));
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
-        Self { hub: Arc::default(), router, clock, bounds, connections, stopping, tasks }
+        let publications = metrics::counter!("construct_websocket_publications_total");
+        Self { hub: Arc::default(), router, clock, bounds, connections, stopping, tasks, publications }
     }
 
     /// Starts to follow the feed of every shard.
@@ -107,6 +110,7 @@ impl Realtime {
     /// Asks every client to come back elsewhere and waits until they are gone.
     pub async fn drain(&self) {
         self.stopping.cancel();
+        self.hub.end_all(Disconnect::SHUTDOWN);
         self.tasks.close();
         self.tasks.wait().await;
     }
