@@ -1,10 +1,12 @@
 //! Who calls, and whether they may: the one place where access is decided.
 
+use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use ring::{digest, hmac};
@@ -107,29 +109,45 @@ impl OperatorToken {
         Self(token)
     }
 
-    /// Compares digests, so that the time it takes tells nothing.
+    /// Compares digests, so that the time it takes tells nothing but the length, which is no secret.
     #[must_use]
     pub fn matches(&self, bearer: &str) -> bool {
         let digest = |text: &str| digest::digest(&digest::SHA256, text.as_bytes());
-        digest(bearer).as_ref() == digest(self.0.expose()).as_ref()
+        bearer.len() == self.0.expose().len() && digest(bearer).as_ref() == digest(self.0.expose()).as_ref()
     }
 }
 
 /// Turns network addresses into pseudonyms that only holders of the key can link to an address.
-pub struct SourceKey(hmac::Key);
+pub struct SourceKey {
+    key: hmac::Key,
+    /// Those made lately: an address asks many times.
+    known: Mutex<HashMap<IpAddr, String>>,
+}
 
 impl SourceKey {
+    /// Pseudonyms remembered at most; then all are made anew.
+    const REMEMBERED: usize = 10_000;
+
     #[must_use]
     pub fn new(key: &[u8]) -> Self {
-        Self(hmac::Key::new(hmac::HMAC_SHA256, key))
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, key), known: Mutex::default() }
     }
 
     /// 16 hexadecimal bytes; the same for all addresses of one IPv6 /64.
     #[must_use]
     pub fn pseudonym(&self, address: IpAddr) -> String {
         let network = super::server::network(address);
-        let tag = hmac::sign(&self.0, network.to_string().as_bytes());
-        hex::encode(&tag.as_ref()[..16])
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pseudonym) = known.get(&network) {
+            return pseudonym.clone();
+        }
+        let tag = hmac::sign(&self.key, network.to_string().as_bytes());
+        let pseudonym = hex::encode(&tag.as_ref()[..16]);
+        if known.len() >= Self::REMEMBERED {
+            known.clear();
+        }
+        known.insert(network, pseudonym.clone());
+        pseudonym
     }
 }
 

@@ -14,18 +14,18 @@ use crate::kernel::{Error, ErrorCode, Origin, Principal};
 
 /// What a caller may do: permission names such as `users:read`; `users:*` and `*` stand for many.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Permissions(Vec<String>);
+pub struct Permissions(Arc<[String]>);
 
 impl Permissions {
     #[must_use]
-    pub fn new(names: Vec<String>) -> Self {
-        Self(names)
+    pub fn new(names: impl Into<Arc<[String]>>) -> Self {
+        Self(names.into())
     }
 
     /// Everything: what an operator may.
     #[must_use]
     pub fn all() -> Self {
-        Self(vec!["*".to_owned()])
+        Self(Arc::new(["*".to_owned()]))
     }
 
     #[must_use]

@@ -5,7 +5,6 @@ use http::header::{
     STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use http::{HeaderMap, Method};
-use tracing::Span;
 
 use super::rate_limit::Report;
 use super::reply::{Body, Reply};
@@ -44,17 +43,6 @@ impl Exchange {
     #[must_use]
     pub fn trace_id(&self) -> &str {
         self.traceparent.get(3..35).unwrap_or_default()
-    }
-
-    #[must_use]
-    pub fn span(&self, head: &Head) -> Span {
-        tracing::info_span!(
-            "request",
-            method = %head.method,
-            operation = tracing::field::Empty,
-            request_id = %self.request_id,
-            trace_id = %self.trace_id(),
-        )
     }
 
     /// Adds the headers that every answer has, and takes the body from an answer to HEAD.

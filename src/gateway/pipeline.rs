@@ -1,15 +1,16 @@
 //! The way of every request: table, caller, limit, access, body, idempotency, handler, answer.
 //!
-//! Invariants: nothing is read from a caller who may not call; a handler that began runs to its end or its deadline
-//! even when its client is gone, so that an answer under an `Idempotency-Key` is always recorded; a panic in a handler
-//! is one 500 and nothing more.
+//! Invariants: nothing is read from a caller who may not call; a handler that may change something runs to its end or
+//! its deadline even when its client is gone, so that an answer under an `Idempotency-Key` is always recorded; a panic in
+//! a handler is one 500 and nothing more.
 
-use std::borrow::Cow;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::header::{ALLOW, HeaderValue, WWW_AUTHENTICATE};
 use http::{HeaderName, Method};
@@ -17,7 +18,6 @@ use hyper::upgrade::OnUpgrade;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
 
 use super::auth::{Authenticator, Caller, OperatorToken, SourceKey, bearer, challenge};
 use super::call::{Call, Params, Upgrade};
@@ -35,6 +35,7 @@ use super::table::{Found, Table, TableError};
 use super::upstream::{Forwarding, Upstreams};
 use crate::kernel::{Error, ErrorCode, Origin, Principal, fail_point};
 use crate::settings::{Route, Settings};
+use crate::telemetry;
 
 /// What a gateway is made of.
 pub struct Parts {
@@ -166,8 +167,8 @@ impl Gateway {
             Found::Nothing => return self.pass_on(head, body, upgrade, exchange, seen).await,
         };
         let declaration = &endpoint.declaration;
-        seen.operation = Cow::Borrowed(declaration.operation);
-        tracing::Span::current().record("operation", declaration.operation);
+        seen.endpoint = Some(endpoint.clone());
+        telemetry::Scope::set_operation(declaration.operation);
         let permit = self.admit(declaration.limit)?;
         let caller = self.identify(head, declaration.access, exchange).await?;
         self.limit(declaration.limit, &caller, exchange)?;
@@ -194,8 +195,8 @@ impl Gateway {
         seen: &mut Seen,
     ) -> Result<Reply, Error> {
         let route = self.upstreams.find(head).ok_or_else(|| Error::not_found("resource"))?;
-        seen.operation = Cow::Owned(format!("upstream {}", route.name));
-        tracing::Span::current().record("operation", seen.operation.as_ref());
+        seen.upstream = Some(format!("upstream {}", route.name));
+        telemetry::Scope::set_operation("upstream");
         let _permit = self.admit(route.limit(head))?;
         let caller = self.identify(head, route.access, exchange).await?;
         self.limit(route.limit(head), &caller, exchange)?;
@@ -281,7 +282,8 @@ impl Gateway {
             traceparent: Some(exchange.traceparent.clone()),
             idempotency: scope.as_ref().map(|scope| scope.id),
         };
-        let gateway = self.me.upgrade().ok_or_else(Error::internal)?;
+        let deadline = declaration.deadline.unwrap_or(self.request_timeout);
+        let changes_nothing = head.is_safe() && scope.is_none();
         let call = Call {
             services: self.services.clone(),
             origin: origin.clone(),
@@ -292,20 +294,31 @@ impl Gateway {
             params,
             draining: self.draining.clone(),
         };
-        let upgrade = upgrade.map(|connection| Upgrade { connection, gateway });
+        let upgrade = match upgrade {
+            Some(connection) => Some(Upgrade { connection, gateway: self.me.upgrade().ok_or_else(Error::internal)? }),
+            None => None,
+        };
         let work = endpoint.prepare(Prepared { call, body, upgrade })?;
-        let deadline = declaration.deadline.unwrap_or(self.request_timeout);
         let requests = self.requests.clone();
         fail_point::reach("request.admitted");
         let task = async move {
             let _permit = permit;
             run(&requests, scope, work, &origin, deadline).await
         };
-        let finished = tokio::spawn(task.in_current_span()).await;
-        finished.unwrap_or_else(|failed| {
-            tracing::error!(error = %failed, "a handler did not finish");
+        let failed = |error: String| {
+            tracing::error!(error, "a handler did not finish");
             Err(Error::internal())
-        })
+        };
+        if changes_nothing {
+            // Nothing is lost when it ends with its client, so it needs no task of its own.
+            let finished = AssertUnwindSafe(task).catch_unwind().await;
+            return finished.unwrap_or_else(|_| failed("it panicked".to_owned()));
+        }
+        let finished = match telemetry::Scope::current() {
+            Some(scope) => tokio::spawn(scope.run(task)).await,
+            None => tokio::spawn(task).await,
+        };
+        finished.unwrap_or_else(|error| failed(error.to_string()))
     }
 
     fn limit_account(&self, body: &[u8], exchange: &mut Exchange) -> Result<(), Error> {
@@ -325,13 +338,11 @@ impl App for Gateway {
     async fn serve(&self, request: Request) -> Reply {
         let started = Instant::now();
         let Request { head, body, upgrade } = request;
-        let head = Arc::new(head);
         let source = self.source_key.pseudonym(self.proxies.client(&head));
         let mut exchange = Exchange::begin(&head, source, self.proxies.is_secure(&head));
-        let mut seen = Seen { operation: Cow::Borrowed("none"), allow: None };
-        let span = exchange.span(&head);
-        let answering = self.answer(&head, body, upgrade, &mut exchange, &mut seen);
-        let outcome = answering.instrument(span.clone()).await;
+        let mut seen = Seen::default();
+        let scope = telemetry::Scope::new(&exchange.request_id, exchange.trace_id());
+        let outcome = scope.run(self.answer(&head, body, upgrade, &mut exchange, &mut seen)).await;
         let mut reply = outcome.unwrap_or_else(|error| {
             let mut reply = problem(&error, &exchange.request_id);
             if let Some(challenge) = challenge(&error, bearer(&head).is_some()) {
@@ -345,19 +356,35 @@ impl App for Gateway {
         if self.draining.is_cancelled() && reply.status != 101 {
             reply.headers.insert(HeaderName::from_static("connection"), HeaderValue::from_static("close"));
         }
-        let (status, elapsed) = (reply.status.as_u16(), started.elapsed());
-        span.in_scope(|| tracing::debug!(status, elapsed_us = elapsed.as_micros(), "answered"));
-        let labels = [("operation", seen.operation.into_owned()), ("status", status.to_string())];
-        metrics::counter!("construct_http_requests_total", &labels).increment(1);
-        metrics::histogram!("construct_http_request_seconds", &labels).record(elapsed.as_secs_f64());
+        seen.count(reply.status.as_u16(), started.elapsed());
         reply
     }
 }
 
 /// What is known of a request when its answer is finished.
+#[derive(Default)]
 struct Seen {
-    operation: Cow<'static, str>,
+    endpoint: Option<Arc<Endpoint>>,
+    upstream: Option<String>,
     allow: Option<String>,
+}
+
+impl Seen {
+    fn count(self, status: u16, elapsed: Duration) {
+        let find = |operation: String| {
+            let labels = [("operation", operation), ("status", status.to_string())];
+            let calls = metrics::counter!("construct_http_requests_total", &labels);
+            (calls, metrics::histogram!("construct_http_request_seconds", &labels))
+        };
+        if let Some(endpoint) = self.endpoint {
+            let operation = endpoint.declaration.operation;
+            tracing::debug!(operation, status, elapsed_us = elapsed.as_micros(), "answered");
+            return endpoint.calls.record(status, elapsed, |_| find(operation.to_owned()));
+        }
+        let (calls, seconds) = find(self.upstream.unwrap_or_else(|| "none".to_owned()));
+        calls.increment(1);
+        seconds.record(elapsed.as_secs_f64());
+    }
 }
 
 /// The answer to a method that a path does not have: OPTIONS is told which it has, all others are refused.

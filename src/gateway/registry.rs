@@ -27,6 +27,7 @@ use super::reply::Reply;
 use super::request::Head;
 use super::validate;
 use crate::kernel::{Error, ErrorCode};
+use crate::telemetry::Meter;
 
 /// Who may call. Checked in one place, before the body is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,6 +146,8 @@ pub struct Declaration {
 pub struct Endpoint {
     pub declaration: Declaration,
     handler: Handler,
+    /// Its calls by status.
+    pub(super) calls: Arc<Meter<u16>>,
 }
 
 impl Endpoint {
@@ -254,7 +257,7 @@ impl Draft<()> {
             };
             Ok(handler(prepared.call.with_body(upgrade)).boxed())
         });
-        Endpoint { declaration: self.declaration, handler }
+        Endpoint { declaration: self.declaration, handler, calls: Arc::new(Meter::new()) }
     }
 }
 
@@ -357,7 +360,7 @@ impl<B> Draft<B> {
             let body = parse(kind, &prepared.call.head, prepared.body)?;
             Ok(handler(prepared.call.with_body(body)).boxed())
         });
-        Endpoint { declaration: self.declaration, handler }
+        Endpoint { declaration: self.declaration, handler, calls: Arc::new(Meter::new()) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A request as the gateway sees it, free of any server library's types.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{BoxStream, StreamExt};
@@ -15,7 +16,7 @@ pub type BodyStream = BoxStream<'static, std::io::Result<Bytes>>;
 
 /// A request whose body may still be on its way.
 pub struct Request {
-    pub head: Head,
+    pub head: Arc<Head>,
     pub body: BodyStream,
     /// There when the client asks for another protocol.
     pub upgrade: Option<OnUpgrade>,

@@ -48,7 +48,7 @@ impl Authenticator for Trusting {
         let grants: Vec<String> = grants.split(',').map(str::to_owned).collect();
         let roles = grants.iter().filter(|grant| !grant.contains('.')).cloned().collect();
         let principal = Principal::User { id: id.to_owned(), session: Some("ses_test".to_owned()), roles };
-        let permissions = grants.iter().map(|grant| grant.replace('.', ":")).collect();
+        let permissions: Vec<String> = grants.iter().map(|grant| grant.replace('.', ":")).collect();
         Ok(Caller { principal, permissions: Permissions::new(permissions) })
     }
 }
@@ -150,5 +150,5 @@ pub async fn send(gateway: &Gateway, method: Method, path: &str, headers: &[&str
     }
     let body = Bytes::from(body.to_owned());
     let body = futures::stream::once(async move { Ok(body) }).boxed();
-    Answered::of(gateway.serve(Request { head, body, upgrade: None }).await).await
+    Answered::of(gateway.serve(Request { head: Arc::new(head), body, upgrade: None }).await).await
 }

@@ -3,11 +3,14 @@
 //! Every log line passes [`redact`] on its way out, as the last line of defence: the first is the `Secret` type.
 //! Deliberately absent: a metrics listener of its own; the admin endpoint serves [`render_metrics`].
 
+mod meter;
 mod process;
 mod redact;
+mod scope;
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
@@ -15,13 +18,18 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::settings::{LogFormat, Telemetry};
 
+pub use meter::Meter;
 pub use redact::redact;
+pub use scope::Scope;
 
 /// Seconds; the bounds of every histogram whose name ends in `_seconds`.
 const LATENCY_BUCKETS: [f64; 14] =
     [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// Counts and bytes; the bounds of every other histogram.
 const SIZE_BUCKETS: [f64; 9] = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 65_536.0, 1_048_576.0];
+
+/// Histograms collect samples until somebody folds them into their buckets.
+const FOLD_EVERY: Duration = Duration::from_secs(5);
 
 static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 
@@ -34,6 +42,8 @@ pub enum TelemetryError {
     Filter(#[from] tracing_subscriber::filter::ParseError),
     #[error("the metrics recorder cannot be installed: {0}")]
     Metrics(#[from] BuildError),
+    #[error("no thread for the metrics: {0}")]
+    Thread(#[from] io::Error),
 }
 
 /// Starts logs and metrics of this process. Once.
@@ -49,10 +59,20 @@ pub fn start(settings: &Telemetry) -> Result<(), TelemetryError> {
     }
     .map_err(|_| TelemetryError::LogsTaken)?;
     let handle = recorder()?.install_recorder()?;
+    fold(handle.clone())?;
     // A second start was refused above, so nobody set it before.
     let _ = METRICS.set(handle);
     process::describe();
     Ok(())
+}
+
+/// Folds samples for as long as the process lives, so that they do not pile up where nobody scrapes.
+fn fold(handle: PrometheusHandle) -> io::Result<()> {
+    let fold = move || loop {
+        std::thread::park_timeout(FOLD_EVERY);
+        handle.run_upkeep();
+    };
+    std::thread::Builder::new().name("metrics".to_owned()).spawn(fold).map(drop)
 }
 
 fn recorder() -> Result<PrometheusBuilder, BuildError> {
@@ -70,7 +90,7 @@ pub fn render_metrics() -> String {
     handle.render()
 }
 
-/// Standard error, with every line redacted.
+/// Standard error, with every line redacted and marked with the request it belongs to.
 struct Redacted;
 
 impl<'a> MakeWriter<'a> for Redacted {
@@ -85,7 +105,9 @@ impl Write for Redacted {
     /// The subscriber hands over one whole line at a time.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
-        io::stderr().lock().write_all(redact(&text).as_bytes())?;
+        let mut text = redact(&text);
+        Scope::stamp(&mut text);
+        io::stderr().lock().write_all(text.as_bytes())?;
         Ok(line.len())
     }
 

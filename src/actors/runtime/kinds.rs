@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
@@ -9,6 +10,7 @@ use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
 use super::entity_actor::{EntityActor, EntityArguments};
 use super::message::EntityMessage;
 use crate::kernel::{Entity, EntityId, ShardId};
+use crate::telemetry::Meter;
 
 type Spawned = BoxFuture<'static, Result<ActorRef<EntityMessage>, SpawnErr>>;
 
@@ -34,22 +36,39 @@ fn spawn<E: Entity>(arguments: EntityArguments, supervisor: ActorCell) -> Spawne
     })
 }
 
+struct Known {
+    kind: Kind,
+    /// Commands by the code they ended with.
+    commands: Meter<&'static str>,
+}
+
 /// All kinds, by name, and the number of data shards the cluster was formed with.
 #[derive(Clone)]
 pub struct Kinds {
-    by_name: Arc<HashMap<&'static str, Kind>>,
+    by_name: Arc<HashMap<&'static str, Known>>,
     shards: u16,
 }
 
 impl Kinds {
     #[must_use]
     pub fn new(kinds: &[Kind], shards: u16) -> Self {
-        Self { by_name: Arc::new(kinds.iter().map(|kind| (kind.name, *kind)).collect()), shards }
+        let known = kinds.iter().map(|kind| (kind.name, Known { kind: *kind, commands: Meter::new() }));
+        Self { by_name: Arc::new(known.collect()), shards }
     }
 
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Kind> {
-        self.by_name.get(name)
+        self.by_name.get(name).map(|known| &known.kind)
+    }
+
+    /// Counts a command to an entity of this kind.
+    pub fn count(&self, name: &str, outcome: &'static str, elapsed: Duration) {
+        let Some(known) = self.by_name.get(name) else { return };
+        let kind = known.kind.name;
+        known.commands.record(outcome, elapsed, |outcome| {
+            let counter = metrics::counter!("construct_commands_total", "kind" => kind, "outcome" => *outcome);
+            (counter, metrics::histogram!("construct_command_seconds", "kind" => kind))
+        });
     }
 
     /// The names of all kinds.

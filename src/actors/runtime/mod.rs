@@ -11,6 +11,7 @@ pub mod advance;
 pub mod clock;
 pub mod directory;
 pub mod entity_actor;
+mod entropy;
 pub mod feed;
 mod gauges;
 pub mod kinds;
@@ -32,10 +33,10 @@ pub mod timers;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use ring::rand::{SecureRandom, SystemRandom};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use entropy::entropy;
 pub use router::{Page, Router, Scope};
 
 use self::kinds::Kinds;
@@ -193,12 +194,4 @@ impl Runtime {
             shard.stop();
         }
     }
-}
-
-/// 32 bytes from the operating system's generator.
-#[must_use]
-pub fn entropy() -> [u8; 32] {
-    let mut bytes = [0; 32];
-    SystemRandom::new().fill(&mut bytes).expect("the operating system's generator works");
-    bytes
 }

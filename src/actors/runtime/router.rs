@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::{counter, histogram};
 use ring::digest::{Context as Digest, SHA256};
 use tracing::Instrument;
 
@@ -108,7 +107,6 @@ impl Router {
         dedupe: Option<&DedupeKey>,
     ) -> Result<Delivered, Error> {
         let shard = self.shard(self.kinds.shard_of(id))?;
-        let kind = self.kinds.get(id.kind()).map_or("unknown", |kind| kind.name);
         let started = tokio::time::Instant::now();
         let deadline = Duration::from_millis(self.options.deadline_ms);
         let span = tracing::debug_span!("deliver", entity = %id, request_id = %origin.request_id, traceparent = origin.traceparent);
@@ -118,8 +116,7 @@ impl Router {
             Err(Error::new(ErrorCode::DeadlineExceeded, detail).retry_after(1))
         });
         let outcome = result.as_ref().map_or_else(|error| error.code.as_str(), |_| "ok");
-        counter!("construct_commands_total", "kind" => kind, "outcome" => outcome).increment(1);
-        histogram!("construct_command_seconds", "kind" => kind).record(started.elapsed().as_secs_f64());
+        self.kinds.count(id.kind(), outcome, started.elapsed());
         result
     }
 

@@ -1,9 +1,12 @@
 //! What a connection is doing, as its deadlines need to know it.
+//!
+//! Requests only write down when they came and went. The watch looks at that once in a while: never later than the
+//! shortest deadline that could have begun since its last look, so that none is passed unseen, and a request wakes
+//! nobody and sets no timer.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Bounds;
@@ -11,7 +14,6 @@ use super::Bounds;
 /// Shared by a connection's transport (bytes), its service (requests) and its watch (deadlines).
 pub(super) struct Activity {
     state: Mutex<State>,
-    changed: Notify,
 }
 
 struct State {
@@ -27,7 +29,7 @@ impl Activity {
     pub(super) fn new() -> Arc<Self> {
         let now = Instant::now();
         let state = State { in_flight: 0, head_since: Some(now), idle_since: now, multiplexed: false };
-        Arc::new(Self { state: Mutex::new(state), changed: Notify::new() })
+        Arc::new(Self { state: Mutex::new(state) })
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
@@ -36,16 +38,11 @@ impl Activity {
 
     /// Bytes came in.
     pub(super) fn read(&self) {
-        let begins = self.with(|state| {
-            let begins = state.in_flight == 0 && state.head_since.is_none() && !state.multiplexed;
-            if begins {
+        self.with(|state| {
+            if state.in_flight == 0 && state.head_since.is_none() && !state.multiplexed {
                 state.head_since = Some(Instant::now());
             }
-            begins
         });
-        if begins {
-            self.changed.notify_one();
-        }
     }
 
     /// A whole head came in; the request lasts until the guard is dropped.
@@ -55,29 +52,27 @@ impl Activity {
             state.head_since = None;
             state.multiplexed = multiplexed;
         });
-        self.changed.notify_one();
         InFlight(self.clone())
     }
 
     /// Answers when the connection has passed one of its deadlines: `true` when nothing was being read.
     pub(super) async fn expired(&self, bounds: &Bounds) -> bool {
+        let shortest = bounds.header_timeout.min(bounds.idle_timeout);
         loop {
-            let next = self.with(|state| match (state.in_flight, state.head_since) {
+            let deadline = self.with(|state| match (state.in_flight, state.head_since) {
                 (0, Some(since)) => Some((since + bounds.header_timeout, false)),
                 (0, None) => Some((state.idle_since + bounds.idle_timeout, true)),
                 _ => None,
             });
-            let Some((deadline, idle)) = next else {
-                self.changed.notified().await;
-                continue;
-            };
-            if deadline <= Instant::now() {
-                return idle;
+            let now = Instant::now();
+            let mut look = now + shortest;
+            if let Some((deadline, idle)) = deadline {
+                if deadline <= now {
+                    return idle;
+                }
+                look = look.min(deadline);
             }
-            tokio::select! {
-                () = tokio::time::sleep_until(deadline) => {}
-                () = self.changed.notified() => {}
-            }
+            tokio::time::sleep_until(look).await;
         }
     }
 }
@@ -91,7 +86,6 @@ impl Drop for InFlight {
             state.in_flight -= 1;
             state.idle_since = Instant::now();
         });
-        self.0.changed.notify_one();
     }
 }
 

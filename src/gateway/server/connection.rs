@@ -67,13 +67,12 @@ pub(super) async fn serve(
     }
 }
 
-/// hyper's own limits. Its head timer also runs between requests, so it only backs up the watch on [`Activity`].
+/// hyper's own limits. Its head timer would be set anew for every request; the watch on [`Activity`] stands for it.
 fn builder(bounds: &Bounds) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(bounds.idle_timeout + bounds.header_timeout)
+        .header_read_timeout(None)
         .max_buf_size(bounds.max_header_bytes.max(8192))
         .max_headers(100)
         .half_close(false);

@@ -1,4 +1,4 @@
-//! warp as the service: one filter hands method, path, query, headers and body to the [`App`].
+//! warp as the service: one filter hands head and body to the [`App`].
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -12,13 +12,11 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use http::header::HOST;
 use http::{HeaderValue, Method, Version};
-use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use tower::Service;
 use warp::Filter;
-use warp::path::FullPath;
 
 use super::App;
 use super::activity::{Activity, InFlight};
@@ -33,8 +31,23 @@ pub(super) struct Peer {
     pub(super) secure: bool,
 }
 
-type WarpBody = http_body_util::combinators::BoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
-type Answering = Pin<Box<dyn Future<Output = Result<http::Response<Tracked>, Infallible>> + Send>>;
+/// What warp answers with; it has no name for its body.
+trait Carries {
+    type Body;
+}
+
+impl<B> Carries for http::Response<B> {
+    type Body = B;
+}
+
+type WarpBody = <warp::reply::Response as Carries>::Body;
+
+/// A request's head on its way through warp, and whether a body follows it.
+#[derive(Clone)]
+struct Arrived {
+    head: Arc<Head>,
+    has_body: bool,
+}
 
 /// The service of one connection.
 pub(super) fn service(
@@ -45,21 +58,17 @@ pub(super) fn service(
     http::Request<Incoming>,
     Response = http::Response<Tracked>,
     Error = Infallible,
-    Future = Answering,
+    Future = impl Future<Output = Result<http::Response<Tracked>, Infallible>> + Send,
 > {
     let warp = warp::service(filter(app));
     service_fn(move |mut request: http::Request<Incoming>| {
         let in_flight = activity.request(request.version() == Version::HTTP_2);
         // warp's path filter panics at CONNECT, whose target is no path.
         let refused = request.method() == Method::CONNECT || !request.uri().path().starts_with('/');
-        if let (None, Some(host)) = (request.headers().get(HOST), request.uri().authority())
-            && let Ok(host) = HeaderValue::from_str(host.as_str())
-        {
-            request.headers_mut().insert(HOST, host);
-        }
-        request.extensions_mut().insert(peer);
+        let arrived = arrived(&mut request, peer);
+        request.extensions_mut().insert(arrived);
         let mut warp = warp.clone();
-        Box::pin(async move {
+        async move {
             let response = if refused {
                 let error = Error::new(ErrorCode::MethodNotAllowed, "This is no proxy; ask for a path.");
                 let reply = reply::problem(&error, "").header("connection", "close");
@@ -68,34 +77,40 @@ pub(super) fn service(
                 let Ok(response) = warp.call(request).await;
                 response
             };
-            let body = |body: warp::reply::Response| body.map(|body| body.map_err(Into::into).boxed());
-            Ok(body(response).map(|body| Tracked { body, _in_flight: in_flight }))
-        }) as Answering
+            Ok(response.map(|body| Tracked { body, _in_flight: in_flight }))
+        }
     })
 }
 
+/// Takes the head out of a request: it goes on as plain data, without being copied.
+fn arrived(request: &mut http::Request<Incoming>, peer: Peer) -> Arrived {
+    let mut headers = std::mem::take(request.headers_mut());
+    let uri = request.uri();
+    if let (None, Some(host)) = (headers.get(HOST), uri.authority())
+        && let Ok(host) = HeaderValue::from_str(host.as_str())
+    {
+        headers.insert(HOST, host);
+    }
+    let head = Head {
+        method: request.method().clone(),
+        path: uri.path().to_owned(),
+        query: uri.query().unwrap_or_default().to_owned(),
+        headers,
+        peer: peer.address,
+        secure: peer.secure,
+    };
+    Arrived { head: Arc::new(head), has_body: !request.body().is_end_stream() }
+}
+
 fn filter(app: Arc<dyn App>) -> impl Filter<Extract = (Answer,), Error = warp::Rejection> + Clone {
-    let query = warp::query::raw().or(warp::any().map(String::new)).unify();
-    warp::method()
-        .and(warp::path::full())
-        .and(query)
-        .and(warp::header::headers_cloned())
-        .and(warp::ext::get::<Peer>())
-        .and(warp::ext::optional::<OnUpgrade>())
-        .and(warp::body::stream())
-        .then(move |method, path: FullPath, query, headers, peer: Peer, upgrade, body| {
+    warp::ext::get::<Arrived>().and(warp::ext::optional::<OnUpgrade>()).and(warp::body::stream()).then(
+        move |arrived: Arrived, upgrade, body| {
             let app = app.clone();
-            let head = Head {
-                method,
-                path: path.as_str().to_owned(),
-                query,
-                headers,
-                peer: peer.address,
-                secure: peer.secure,
-            };
-            let request = Request { head, body: chunks(body), upgrade };
+            let body = if arrived.has_body { chunks(body) } else { futures::stream::empty().boxed() };
+            let request = Request { head: arrived.head, body, upgrade };
             async move { Answer(app.serve(request).await) }
-        })
+        },
+    )
 }
 
 fn chunks(body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static) -> BodyStream {
@@ -141,7 +156,7 @@ pub(super) struct Tracked {
 
 impl Body for Tracked {
     type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Error = warp::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,

@@ -110,7 +110,7 @@ impl Authority {
             return Err(refused());
         }
         let held = self.permissions_of(&holder.roles).await?;
-        let permissions = held.into_iter().filter(|permission| grant.scopes.contains(permission)).collect();
+        let permissions = held.iter().filter(|permission| grant.scopes.contains(permission)).cloned().collect();
         // Roles stay behind: what a key may is said by its scopes, and by nothing that a role implies elsewhere.
         let principal = Principal::User { id: grant.user_id, session: None, roles: Vec::new() };
         Ok(Authenticated { principal, permissions, expires_at: grant.expires_at.unwrap_or(Timestamp::MAX) })
@@ -147,12 +147,11 @@ impl Authority {
 
     fn remembered_key(&self, key_id: &str) -> Arc<Fresh<Option<KeyHolder>>> {
         let mut keys = self.api_keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = key_id.to_owned();
-        if let Some(known) = keys.get(&key) {
+        if let Some(known) = keys.get(key_id) {
             return known;
         }
         let fresh = Arc::new(Fresh::new(SESSION_MAX_AGE));
-        keys.insert(key, Arc::clone(&fresh));
+        keys.insert(key_id.to_owned(), Arc::clone(&fresh));
         fresh
     }
 }

@@ -3,6 +3,7 @@
 //! Age is monotonic time of this process and has nothing to do with domain time: it bounds for how long a node may
 //! believe something that was changed elsewhere.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
@@ -61,18 +62,21 @@ pub(super) struct Recent<K, V> {
     half: usize,
 }
 
-impl<K: Hash + Eq + Clone, V: Clone> Recent<K, V> {
+impl<K: Hash + Eq, V: Clone> Recent<K, V> {
     pub fn new(capacity: usize) -> Self {
         Self { young: HashMap::new(), old: HashMap::new(), half: (capacity / 2).max(1) }
     }
 
     /// The value; what is used becomes young again.
-    pub fn get(&mut self, key: &K) -> Option<V> {
+    pub fn get<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
         if let Some(value) = self.young.get(key) {
             return Some(value.clone());
         }
-        let value = self.old.remove(key)?;
-        self.insert(key.clone(), value.clone());
+        let (key, value) = self.old.remove_entry(key)?;
+        self.insert(key, value.clone());
         Some(value)
     }
 

@@ -17,6 +17,7 @@ mod sign_up;
 mod tests;
 mod users;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -49,12 +50,21 @@ const SESSIONS_REMEMBERED: usize = 32_768;
 const TOKENS_REMEMBERED: usize = 32_768;
 const API_KEYS_REMEMBERED: usize = 8192;
 
+/// Sets of roles whose permissions are remembered at most.
+const GRANTS_REMEMBERED: usize = 1024;
+
+/// What this node knows of a session: `None` inside when it is over.
+type KnownSession = Arc<Fresh<Option<Arc<SessionView>>>>;
+
+/// What a set of roles may do, and by which role table.
+type Granted = (Arc<Vec<RoleView>>, Arc<[String]>);
+
 /// Who holds a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authenticated {
     pub principal: Principal,
     /// Sorted names.
-    pub permissions: Vec<String>,
+    pub permissions: Arc<[String]>,
     /// When the token ends.
     pub expires_at: Timestamp,
 }
@@ -83,7 +93,9 @@ pub struct Authority {
     index_key: [u8; 32],
     key_set: Fresh<Arc<KeySet>>,
     roles: Fresh<Arc<Vec<RoleView>>>,
-    sessions: Mutex<Recent<String, Arc<Fresh<Option<SessionView>>>>>,
+    all_permissions: Arc<[String]>,
+    granted: Mutex<Recent<Vec<String>, Granted>>,
+    sessions: Mutex<Recent<String, KnownSession>>,
     verified: Mutex<Recent<TokenHash, Arc<Claims>>>,
     api_keys: Mutex<Recent<String, Arc<Fresh<Option<api_keys::KeyHolder>>>>>,
 }
@@ -121,6 +133,8 @@ impl Authority {
             index_key,
             key_set: Fresh::new(KEYS_MAX_AGE),
             roles: Fresh::new(ROLES_MAX_AGE),
+            all_permissions: PERMISSIONS.iter().map(|permission| (*permission).to_owned()).collect(),
+            granted: Mutex::new(Recent::new(GRANTS_REMEMBERED)),
             sessions: Mutex::new(Recent::new(SESSIONS_REMEMBERED)),
             verified: Mutex::new(Recent::new(TOKENS_REMEMBERED)),
             api_keys: Mutex::new(Recent::new(API_KEYS_REMEMBERED)),
@@ -149,7 +163,8 @@ impl Authority {
             return Err(Error::unauthenticated("The session is over; sign in again."));
         };
         let permissions = self.permissions_of(&session.roles).await?;
-        let principal = Principal::User { id: session.user_id, session: Some(session.id), roles: session.roles };
+        let (id, roles) = (session.user_id.clone(), session.roles.clone());
+        let principal = Principal::User { id, session: Some(session.id.clone()), roles };
         let expires_at = Timestamp::from_millis(claims.exp.saturating_mul(1000));
         Ok(Authenticated { principal, permissions, expires_at })
     }
@@ -159,7 +174,7 @@ impl Authority {
     ///
     /// # Errors
     /// `unavailable` when it cannot be asked for.
-    pub async fn live_session(&self, session_id: &str) -> Result<Option<SessionView>, Error> {
+    pub async fn live_session(&self, session_id: &str) -> Result<Option<Arc<SessionView>>, Error> {
         let known = self.remembered_session(session_id);
         let mut session = known.get_or(|| self.ask_session(session_id)).await?;
         let now = self.clock.now();
@@ -175,13 +190,22 @@ impl Authority {
     ///
     /// # Errors
     /// `unavailable` when the role table cannot be asked for.
-    pub async fn permissions_of(&self, held: &[String]) -> Result<Vec<String>, Error> {
+    pub async fn permissions_of(&self, held: &[String]) -> Result<Arc<[String]>, Error> {
         if held.iter().any(|role| role == ADMINISTRATOR) {
-            return Ok(PERMISSIONS.iter().map(|permission| (*permission).to_owned()).collect());
+            return Ok(Arc::clone(&self.all_permissions));
         }
         let table = self.role_table().await?;
-        let granted = table.iter().filter(|role| held.contains(&role.name)).flat_map(|role| role.permissions.iter());
-        Ok(granted.cloned().collect::<std::collections::BTreeSet<_>>().into_iter().collect())
+        let mut known = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((by, names)) = known.get(held)
+            && Arc::ptr_eq(&by, &table)
+        {
+            return Ok(names);
+        }
+        let roles = table.iter().filter(|role| held.contains(&role.name));
+        let names: BTreeSet<&String> = roles.flat_map(|role| role.permissions.iter()).collect();
+        let names: Arc<[String]> = names.into_iter().cloned().collect();
+        known.insert(held.to_vec(), (table, Arc::clone(&names)));
+        Ok(names)
     }
 
     /// Every role as it was at most a second ago.
@@ -255,14 +279,13 @@ impl Authority {
         Ok(claims)
     }
 
-    fn remembered_session(&self, session_id: &str) -> Arc<Fresh<Option<SessionView>>> {
+    fn remembered_session(&self, session_id: &str) -> KnownSession {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = session_id.to_owned();
-        if let Some(known) = sessions.get(&key) {
+        if let Some(known) = sessions.get(session_id) {
             return known;
         }
         let fresh = Arc::new(Fresh::new(SESSION_MAX_AGE));
-        sessions.insert(key, Arc::clone(&fresh));
+        sessions.insert(session_id.to_owned(), Arc::clone(&fresh));
         fresh
     }
 
@@ -271,11 +294,11 @@ impl Authority {
         self.remembered_session(session_id).forget();
     }
 
-    async fn ask_session(&self, session_id: &str) -> Result<Option<SessionView>, Error> {
+    async fn ask_session(&self, session_id: &str) -> Result<Option<Arc<SessionView>>, Error> {
         let origin = Origin::system("session");
         let id = session::id(session_id);
         match self.router.ask::<Session>(&id, session::Command::GetSession, &origin).await {
-            Ok(session::Reply::Session(view)) => Ok(view),
+            Ok(session::Reply::Session(view)) => Ok(view.map(Arc::new)),
             Ok(_) => Err(Error::internal()),
             // Its person was erased and nothing of theirs can be read any more, so nobody holds it.
             Err(error) if error.code == ErrorCode::Gone => Ok(None),

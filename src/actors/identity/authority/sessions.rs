@@ -1,5 +1,7 @@
 //! Listing and ending sessions, and proving oneself again.
 
+use std::sync::Arc;
+
 use futures::future::join_all;
 
 use super::Authority;
@@ -22,7 +24,7 @@ impl Authority {
         let ids = self.session_ids(user_id, origin).await?;
         let mut open = Vec::with_capacity(ids.len());
         for view in join_all(ids.iter().map(|id| self.ask_session(id))).await {
-            open.extend(view?.filter(|view| view.ended.is_none()));
+            open.extend(view?.filter(|view| view.ended.is_none()).map(Arc::unwrap_or_clone));
         }
         Ok(open)
     }

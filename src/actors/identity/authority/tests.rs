@@ -295,7 +295,7 @@ async fn nobody_grants_what_they_do_not_hold() {
     let put = world.authority.put_role("consumer", grant.clone(), None, |_| false, &origin).await;
     assert_eq!(code(put), Some(ErrorCode::Forbidden));
     world.authority.put_role("consumer", grant.clone(), None, |_| true, &origin).await.expect("put");
-    assert_eq!(world.authority.permissions_of(&["consumer".to_owned()]).await, Ok(grant));
+    assert_eq!(world.authority.permissions_of(&["consumer".to_owned()]).await, Ok(grant.into()));
 
     let suspend = UserPatch { roles: None, status: Some(Status::Suspended) };
     world.authority.update_user(&user_id, suspend, None, |_| true, &origin).await.expect("suspended");
@@ -329,8 +329,8 @@ async fn an_api_key_does_what_its_scopes_and_its_person_may() {
     let (key, secret) = made.expect("made");
     let holder = world.authority.authenticate(secret.expose()).await.expect("known");
     assert_eq!(
-        (holder.principal.user_id(), holder.permissions),
-        (Some(user_id.as_str()), vec!["topics:subscribe".to_owned()])
+        (holder.principal.user_id(), &*holder.permissions),
+        (Some(user_id.as_str()), &["topics:subscribe".to_owned()][..])
     );
     assert_eq!(world.authority.api_keys(&user_id).await.map(|keys| keys.len()), Ok(1));
     let stranger = world.authority.revoke_api_key("usr_x", &key.id, &origin).await;
