@@ -91,5 +91,6 @@ pub fn origin() -> Origin {
         request_id: "req_01h455vb4pex5vsknk084sn02q".to_owned(),
         traceparent: None,
         idempotency: None,
+        reaches_all: false,
     }
 }

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use ring::{digest, hmac};
 
 use super::call::Permissions;
-use super::registry::Access;
+use super::registry::{Access, Declaration};
 use super::request::Head;
 use crate::kernel::{Error, ErrorCode, Principal, Secret};
 
@@ -52,12 +52,18 @@ impl Caller {
             return Err(Error::unauthenticated("Send an access token as `Authorization: Bearer …`."));
         }
         match access {
-            Access::Permission(permission) if !self.is_operator() && !self.permissions.allows(permission) => {
+            Access::Permission(permission) if !self.permissions.allows(permission) => {
                 Err(Error::forbidden(format!("This needs the permission {permission}.")))
             }
             Access::Operator if !self.is_operator() => Err(Error::forbidden("This is for administrators.")),
             _ => Ok(()),
         }
+    }
+
+    /// Whether other people's objects are reached through this endpoint.
+    #[must_use]
+    pub fn reaches_others(&self, declaration: &Declaration) -> bool {
+        declaration.others.is_some_and(|permission| self.permissions.allows(permission))
     }
 }
 

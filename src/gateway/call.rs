@@ -10,6 +10,7 @@ use super::pipeline::Gateway;
 use super::request::Head;
 use super::services::Services;
 use super::validate;
+use crate::kernel::id::is_type_id;
 use crate::kernel::{Error, ErrorCode, Origin, Principal};
 
 /// What a caller may do: permission names such as `users:read`; `users:*` and `*` stand for many.
@@ -127,6 +128,20 @@ impl<B> Call<B> {
     /// `forbidden` when the caller is not a user but an operator, say.
     pub fn user_id(&self) -> Result<&str, Error> {
         self.principal.user_id().ok_or_else(|| Error::forbidden("This needs a user's access token."))
+    }
+
+    /// Whose objects are asked for: the caller's own, or those of `wanted`.
+    ///
+    /// # Errors
+    /// `invalid` when `wanted` is no id; `forbidden` when it is somebody else and the caller lacks the permission the endpoint declares for that,
+    /// or when nobody is named by a caller who is not a user.
+    pub fn owner<'a>(&'a self, wanted: Option<&'a str>) -> Result<&'a str, Error> {
+        match wanted {
+            Some(wanted) if !is_type_id("usr", wanted) => Err(Error::invalid("/user_id", "is not the id of a user")),
+            Some(wanted) if self.origin.reaches(wanted) => Ok(wanted),
+            Some(_) => Err(Error::forbidden("You may ask for what is yours only.")),
+            None => self.user_id(),
+        }
     }
 
     /// Whether the caller holds the permission.

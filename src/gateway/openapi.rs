@@ -75,6 +75,7 @@ fn about(tag: &str) -> &'static str {
         "notifications" => "The inbox, preferences, devices, and sending.",
         "compliance" => "The audit log and its proofs, export, erasure and consents.",
         "operations" => "How the node is, and what an operator may do about it.",
+        "pages" => "What people see who follow a link in a mail.",
         "gateway" => "Health and documentation.",
         "realtime" => "The Centrifuge protocol over WebSocket.",
         _ => "Further operations.",
@@ -121,6 +122,9 @@ fn description(declaration: &Declaration) -> String {
         Access::Permission(permission) => text.push_str(&format!("\n\nNeeds the permission `{permission}`.")),
         Access::Operator => text.push_str("\n\nFor administrators."),
         Access::Public | Access::User => {}
+    }
+    if let Some(permission) = declaration.others {
+        text.push_str(&format!("\n\nWith the permission `{permission}` also for what is another person's."));
     }
     text
 }

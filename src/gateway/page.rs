@@ -57,6 +57,29 @@ pub fn cursor(key: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(key)
 }
 
+/// The query of a list of what belongs to somebody.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OwnedQuery {
+    /// Whose; the caller's own when it is not given.
+    #[schema(max_length = 64)]
+    pub user_id: Option<String>,
+    /// How many items to answer at most, 1 to 100; 20 when it is not given.
+    #[schema(minimum = 1, maximum = 100)]
+    limit: Option<u16>,
+    /// `next_cursor` of the page before.
+    #[schema(max_length = 1024)]
+    cursor: Option<String>,
+}
+
+impl OwnedQuery {
+    /// Which page is wanted.
+    #[must_use]
+    pub fn page(&self) -> PageQuery {
+        PageQuery { limit: self.limit, cursor: self.cursor.clone() }
+    }
+}
+
 /// One page of a list.
 #[derive(Debug, Clone, Serialize)]
 pub struct List<T> {

@@ -281,6 +281,7 @@ impl Gateway {
             request_id: exchange.request_id.clone(),
             traceparent: Some(exchange.traceparent.clone()),
             idempotency: scope.as_ref().map(|scope| scope.id),
+            reaches_all: caller.reaches_others(declaration),
         };
         let deadline = declaration.deadline.unwrap_or(self.request_timeout);
         let changes_nothing = head.is_safe() && scope.is_none();

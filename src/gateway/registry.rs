@@ -125,6 +125,8 @@ pub struct Declaration {
     pub description: &'static str,
     pub tag: &'static str,
     pub access: Access,
+    /// The permission with which other people's objects are reached through it; without it they do not exist.
+    pub others: Option<&'static str>,
     pub limit: LimitClass,
     pub idempotency: IdempotencyRule,
     pub body: BodyKind,
@@ -200,6 +202,7 @@ impl Draft<()> {
             description: "",
             tag: "",
             access: Access::User,
+            others: None,
             limit: if reads { LimitClass::Read } else { LimitClass::Write },
             idempotency: if method == Method::POST { IdempotencyRule::Optional } else { IdempotencyRule::Unused },
             body: BodyKind::None,
@@ -280,6 +283,13 @@ impl<B> Draft<B> {
     /// Who may call; [`Access::User`] when not said.
     pub fn access(mut self, access: Access) -> Self {
         self.declaration.access = access;
+        self
+    }
+
+    /// With this permission other people's objects are reached too. Handlers ask [`Call::owner`] and entities
+    /// [`Origin::reaches`](crate::kernel::Origin::reaches).
+    pub fn others(mut self, permission: &'static str) -> Self {
+        self.declaration.others = Some(permission);
         self
     }
 

@@ -49,9 +49,22 @@ pub struct Origin {
     pub traceparent: Option<String>,
     /// Scope of the request's `Idempotency-Key`; commands sent under it take effect once.
     pub idempotency: Option<[u8; 32]>,
+    /// Whether other people's objects are reached too: decided at the edge, by the permission the endpoint declares.
+    pub reaches_all: bool,
 }
 
 impl Origin {
+    /// Whether an object of `owner` exists for whoever asks. What is not reached is answered as if it were not there.
+    #[must_use]
+    pub fn reaches(&self, owner: &str) -> bool {
+        match &self.principal {
+            Principal::System => true,
+            Principal::User { id, .. } => id == owner || self.reaches_all,
+            Principal::Operator => self.reaches_all,
+            Principal::Anonymous => false,
+        }
+    }
+
     /// The runtime acting by itself.
     #[must_use]
     pub fn system(request_id: impl Into<String>) -> Self {
@@ -61,6 +74,7 @@ impl Origin {
             request_id: request_id.into(),
             traceparent: None,
             idempotency: None,
+            reaches_all: false,
         }
     }
 }

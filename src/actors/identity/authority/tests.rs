@@ -81,6 +81,7 @@ impl World {
             request_id: format!("req-{}", self.requests.fetch_add(1, Ordering::Relaxed)),
             traceparent: None,
             idempotency: None,
+            reaches_all: false,
         }
     }
 

@@ -9,10 +9,12 @@ pub const PERMISSIONS: &[&str] = &[
     "compliance:read",
     "invoices:read",
     "invoices:refund",
+    "invoices:write",
     "notifications:read",
     "notifications:send",
     "oauth-clients:write",
     "plans:write",
+    "provider-plans:subscribe",
     "roles:read",
     "roles:write",
     "routes:read",
@@ -35,13 +37,13 @@ pub const ROBOT_BUILDER: &str = "robot_builder";
 pub const DEVELOPER: &str = "developer";
 pub const ADMINISTRATOR: &str = "administrator";
 
+/// What those who offer robots or software may.
+const PROVIDER: &[&str] =
+    &["oauth-clients:write", "provider-plans:subscribe", "topics:publish", "topics:subscribe", "usage:write"];
+
 /// The roles that always exist, with their permissions as shipped.
-pub const DECLARED: [(&str, &[&str]); 4] = [
-    (CONSUMER, &["topics:subscribe"]),
-    (ROBOT_BUILDER, &["oauth-clients:write", "topics:publish", "topics:subscribe", "usage:write"]),
-    (DEVELOPER, &["oauth-clients:write", "topics:publish", "topics:subscribe", "usage:write"]),
-    (ADMINISTRATOR, PERMISSIONS),
-];
+pub const DECLARED: [(&str, &[&str]); 4] =
+    [(CONSUMER, &["topics:subscribe"]), (ROBOT_BUILDER, PROVIDER), (DEVELOPER, PROVIDER), (ADMINISTRATOR, PERMISSIONS)];
 
 /// Whether a person may choose the role at sign-up. `administrator` is granted, never asked for.
 #[must_use]

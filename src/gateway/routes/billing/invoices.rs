@@ -9,7 +9,7 @@ use super::wait::{self, Seen};
 use crate::actors::billing::invoice::{self, Command, Invoice, Reply as Answer, State, View};
 use crate::actors::billing::wallet;
 use crate::actors::runtime::{Page, Router, Scope};
-use crate::gateway::page::{List, PageQuery};
+use crate::gateway::page::{List, OwnedQuery};
 use crate::gateway::{Access, Call, Endpoint, IdempotencyRule, LimitClass, Reply};
 use crate::kernel::{Error, Origin};
 use crate::providers::payment::declined;
@@ -17,20 +17,23 @@ use crate::providers::payment::declined;
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/v1/invoices", "listInvoices")
-            .summary("List my invoices, newest first")
+            .summary("List invoices, newest first")
             .tag("billing")
-            .query::<PageQuery>()
+            .others("invoices:read")
+            .query::<OwnedQuery>()
             .response::<List<InvoiceView>>(200, "A page of invoices")
             .handle(list),
         Endpoint::get("/v1/invoices/{id}", "getInvoice")
             .summary("Read an invoice")
             .tag("billing")
+            .others("invoices:read")
             .response::<InvoiceView>(200, "The invoice")
             .problem(404)
             .handle(get),
         Endpoint::post("/v1/invoices/{id}/pay", "payInvoice")
             .summary("Pay an open invoice now")
             .tag("billing")
+            .others("invoices:write")
             .limit(LimitClass::Money)
             .idempotency(IdempotencyRule::Required)
             .optional_body::<PayInvoice>()
@@ -43,6 +46,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .summary("Give back all or part of what was paid")
             .tag("billing")
             .access(Access::Permission("invoices:refund"))
+            .others("invoices:refund")
             .limit(LimitClass::Money)
             .idempotency(IdempotencyRule::Required)
             .optional_body::<RefundInvoice>()
@@ -51,9 +55,10 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .problem(409)
             .handle(refund),
         Endpoint::get("/v1/credit-notes", "listCreditNotes")
-            .summary("List my credit notes, newest first")
+            .summary("List credit notes, newest first")
             .tag("billing")
-            .query::<PageQuery>()
+            .others("invoices:read")
+            .query::<OwnedQuery>()
             .response::<List<RefundView>>(200, "A page of credit notes")
             .handle(list_credit_notes),
     ]
@@ -87,10 +92,11 @@ pub(super) async fn read(router: &Router, id: &str, origin: &Origin) -> Result<V
 }
 
 async fn list(call: Call<()>) -> Result<Reply, Error> {
-    let query: PageQuery = call.query()?;
-    let (router, user_id, limit) = (&call.services.router, call.user_id()?, query.limit()?);
+    let query: OwnedQuery = call.query()?;
+    let (router, user_id) = (&call.services.router, call.owner(query.user_id.as_deref())?);
+    let (limit, after) = (query.page().limit()?, query.page().after()?);
     let prefix = format!("{user_id}/");
-    let page = Page { after: query.after()?, limit: limit + 1, reverse: true };
+    let page = Page { after, limit: limit + 1, reverse: true };
     let found = router.scan(Scope::ShardOf(wallet::id(user_id)), invoice::INDEX, prefix.as_bytes(), page).await?;
     let mut items = Vec::with_capacity(found.len());
     for (key, _) in found {
@@ -156,10 +162,11 @@ async fn refund(call: Call<RefundInvoice>) -> Result<Reply, Error> {
 }
 
 async fn list_credit_notes(call: Call<()>) -> Result<Reply, Error> {
-    let query: PageQuery = call.query()?;
-    let (router, user_id, limit) = (&call.services.router, call.user_id()?, query.limit()?);
+    let query: OwnedQuery = call.query()?;
+    let (router, user_id) = (&call.services.router, call.owner(query.user_id.as_deref())?);
+    let (limit, after) = (query.page().limit()?, query.page().after()?);
     let prefix = format!("{user_id}/");
-    let page = Page { after: query.after()?, limit: limit + 1, reverse: true };
+    let page = Page { after, limit: limit + 1, reverse: true };
     let scope = Scope::ShardOf(wallet::id(user_id));
     let found = router.scan(scope, invoice::CREDIT_NOTES, prefix.as_bytes(), page).await?;
     let mut items = Vec::with_capacity(found.len());

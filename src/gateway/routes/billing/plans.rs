@@ -7,12 +7,20 @@ use super::views::{PlanView, PriceView, unexpected};
 use crate::actors::billing::plans::{self, Audience, Catalogue, Command, Patch, Plan, Reply as Answer, Spec};
 use crate::gateway::page::{List, PageQuery};
 use crate::gateway::{Access, Call, Endpoint, LimitClass, Reply};
-use crate::kernel::{Error, Origin};
+use crate::kernel::{Error, Origin, Principal};
+
+/// What it takes to start a plan for providers.
+const PROVIDER_PLANS: &str = "provider-plans:subscribe";
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/v1/plans", "listPlans")
-            .summary("List the plans")
+            .summary("List the plans that the caller can start")
+            .description(
+                "Without a token: the price list, all plans. With one: plans for users, and those for providers when \
+                 its holder has the permission `provider-plans:subscribe`. Holders of `plans:write` see every plan, \
+                 also retired ones.",
+            )
             .tag("billing")
             .access(Access::Public)
             .limit(LimitClass::Read)
@@ -102,8 +110,8 @@ async fn list_plans(call: Call<()>) -> Result<Reply, Error> {
     let query: PlanQuery = call.query()?;
     let answer = call.services.router.ask::<Catalogue>(&plans::id(), Command::ListPlans, &call.origin).await?;
     let Answer::Plans(plans) = answer else { return Err(unexpected()) };
-    let all = call.may("plans:write");
-    let shown = plans.iter().filter(|plan| all || plan.active);
+    let (all, anyone) = (call.may("plans:write"), call.principal == Principal::Anonymous);
+    let shown = plans.iter().filter(|plan| all || (plan.active && (anyone || is_for(&call, plan))));
     let shown = shown.filter(|plan| query.audience.is_none_or(|audience| audience == plan.spec.audience));
     let page = PageQuery { limit: query.limit, cursor: query.cursor };
     Ok(Reply::ok(&List::part(shown.map(PlanView::from).collect(), &page)?))
@@ -132,6 +140,23 @@ async fn update_plan(call: Call<UpdatePlan>) -> Result<Reply, Error> {
     let answer = call.services.router.ask::<Catalogue>(&plans::id(), command, &call.origin).await?;
     let Answer::Plan(plan) = answer else { return Err(unexpected()) };
     Ok(shown(200, &plan))
+}
+
+/// Whether the caller may start this plan: everyone uses robots, not everyone offers them.
+fn is_for<B>(call: &Call<B>, plan: &Plan) -> bool {
+    match plan.spec.audience {
+        Audience::User => true,
+        Audience::Provider => call.may(PROVIDER_PLANS),
+    }
+}
+
+/// # Errors
+/// A 422 at `/plan_id` when the plan is not for the caller.
+pub(super) fn check_audience<B>(call: &Call<B>, plan: &Plan) -> Result<(), Error> {
+    if is_for(call, plan) {
+        return Ok(());
+    }
+    Err(Error::invalid("/plan_id", format!("the plan is for providers; it needs the permission {PROVIDER_PLANS}")))
 }
 
 fn shown(status: u16, plan: &Plan) -> Reply {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::payment_methods::read_method;
-use super::plans::read_plan;
+use super::plans::{self, read_plan};
 use super::views::{PreviewView, SubscriptionView, unexpected};
 use super::wait::{self, Seen};
 use crate::actors::billing::calendar::Interval;
@@ -16,7 +16,7 @@ use crate::actors::billing::subscription::{
 use crate::actors::billing::terms::terms;
 use crate::actors::billing::wallet::{self, Wallet};
 use crate::actors::runtime::{Page, Router, Scope};
-use crate::gateway::page::{List, PageQuery};
+use crate::gateway::page::{List, OwnedQuery};
 use crate::gateway::{Call, Endpoint, IdempotencyRule, LimitClass, Reply};
 use crate::kernel::{Currency, Error, ErrorCode, Origin, Timestamp};
 use crate::providers::payment::declined;
@@ -26,7 +26,9 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         Endpoint::post("/v1/subscriptions", "createSubscription")
             .summary("Start a subscription")
             .description(
-                "Answers when the first charge is settled; `incomplete` when it takes longer or needs the payer.",
+                "Answers when the first charge is settled; `incomplete` when it takes longer or needs the payer. Anyone \
+                 may start a plan for users; one for providers needs the permission `provider-plans:subscribe`, which \
+                 robot builders and developers have, and is refused at `/plan_id` without it.",
             )
             .tag("billing")
             .limit(LimitClass::Money)
@@ -43,14 +45,16 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .response::<PreviewView>(200, "The invoice to the minor unit")
             .handle(preview_new),
         Endpoint::get("/v1/subscriptions", "listSubscriptions")
-            .summary("List my subscriptions, newest first")
+            .summary("List subscriptions, newest first")
             .tag("billing")
-            .query::<PageQuery>()
+            .others("subscriptions:read")
+            .query::<OwnedQuery>()
             .response::<List<SubscriptionView>>(200, "A page of subscriptions")
             .handle(list),
         Endpoint::get("/v1/subscriptions/{id}", "getSubscription")
             .summary("Read a subscription")
             .tag("billing")
+            .others("subscriptions:read")
             .response::<SubscriptionView>(200, "The subscription")
             .problem(404)
             .handle(get),
@@ -69,6 +73,7 @@ fn acts() -> Vec<Endpoint> {
         Endpoint::post("/v1/subscriptions/{id}/preview", "previewSubscription")
             .summary("What a change would cost now; without a change, the next invoice")
             .tag("billing")
+            .others("subscriptions:read")
             .optional_body::<ChangeSubscription>()
             .response::<PreviewView>(200, "The invoice to the minor unit")
             .problem(404)
@@ -78,6 +83,7 @@ fn acts() -> Vec<Endpoint> {
             .summary("Change plan, price, quantity or payment method")
             .description("A change that costs takes effect when it is paid; a declined one changes nothing.")
             .tag("billing")
+            .others("subscriptions:write")
             .limit(LimitClass::Money)
             .idempotency(IdempotencyRule::Required)
             .body::<ChangeSubscription>()
@@ -90,6 +96,7 @@ fn acts() -> Vec<Endpoint> {
         Endpoint::post("/v1/subscriptions/{id}/cancel", "cancelSubscription")
             .summary("Cancel now or at the end of the period")
             .tag("billing")
+            .others("subscriptions:write")
             .optional_body::<CancelSubscription>()
             .response::<SubscriptionView>(200, "The subscription")
             .problem(404)
@@ -97,6 +104,7 @@ fn acts() -> Vec<Endpoint> {
         Endpoint::post("/v1/subscriptions/{id}/pause", "pauseSubscription")
             .summary("Stop the clock of a subscription")
             .tag("billing")
+            .others("subscriptions:write")
             .response::<SubscriptionView>(200, "The subscription")
             .problem(404)
             .problem(409)
@@ -104,6 +112,7 @@ fn acts() -> Vec<Endpoint> {
         Endpoint::post("/v1/subscriptions/{id}/resume", "resumeSubscription")
             .summary("Go on after a pause, or take back a scheduled cancellation")
             .tag("billing")
+            .others("subscriptions:write")
             .response::<SubscriptionView>(200, "The subscription")
             .problem(404)
             .problem(409)
@@ -192,6 +201,7 @@ async fn start_request(call: &Call<CreateSubscription>) -> Result<StartRequest, 
     if !plan.active {
         return Err(Error::invalid("/plan_id", "the plan is retired"));
     }
+    plans::check_audience(call, &plan)?;
     let usual = services.settings.billing.currency;
     let has_usual = plan.spec.prices.iter().any(|price| price.unit_price.currency == usual);
     let currency = body.currency.or(has_usual.then_some(usual));
@@ -276,10 +286,11 @@ async fn refuse_declined(router: &Router, invoice_id: &str, origin: &Origin) -> 
 }
 
 async fn list(call: Call<()>) -> Result<Reply, Error> {
-    let query: PageQuery = call.query()?;
-    let (router, user_id, limit) = (&call.services.router, call.user_id()?, query.limit()?);
+    let query: OwnedQuery = call.query()?;
+    let (router, user_id) = (&call.services.router, call.owner(query.user_id.as_deref())?);
+    let (limit, after) = (query.page().limit()?, query.page().after()?);
     let prefix = format!("{user_id}/");
-    let page = Page { after: query.after()?, limit: limit + 1, reverse: true };
+    let page = Page { after, limit: limit + 1, reverse: true };
     let scope = Scope::ShardOf(wallet::id(user_id));
     let found = router.scan(scope, subscription::INDEX, prefix.as_bytes(), page).await?;
     let mut items = Vec::with_capacity(found.len());
@@ -296,13 +307,9 @@ async fn get(call: Call<()>) -> Result<Reply, Error> {
 }
 
 /// The body as a change of `view`, everything it names looked up.
-async fn change_request(
-    router: &Router,
-    view: &View,
-    body: ChangeSubscription,
-    origin: &Origin,
-) -> Result<ChangeRequest, Error> {
-    let ChangeSubscription { plan_id, quantity, interval, payment_method_id, prorate_at } = body;
+async fn change_request(call: &Call<ChangeSubscription>, view: &View) -> Result<ChangeRequest, Error> {
+    let (router, origin) = (&call.services.router, &call.origin);
+    let ChangeSubscription { plan_id, quantity, interval, payment_method_id, prorate_at } = call.body.clone();
     let like = Price { every: view.offer.every, unit_price: view.offer.unit_price };
     let mut offer = None;
     let other_plan = plan_id.as_ref().is_some_and(|id| *id != view.offer.plan_id);
@@ -316,6 +323,9 @@ async fn change_request(
         if !plan.active {
             return Err(Error::invalid("/plan_id", "the plan is retired"));
         }
+        if other_plan {
+            plans::check_audience(call, &plan)?;
+        }
         offer = Some(plan.offer(interval, Some(view.offer.unit_price.currency), Some(like))?);
     }
     if let Some(method_id) = &payment_method_id {
@@ -327,7 +337,7 @@ async fn change_request(
 async fn preview(call: Call<ChangeSubscription>) -> Result<Reply, Error> {
     let (router, id) = (&call.services.router, call.param("id"));
     let view = read(router, id, &call.origin).await?;
-    let request = change_request(router, &view, call.body.clone(), &call.origin).await?;
+    let request = change_request(&call, &view).await?;
     let command = Command::PreviewChange(request);
     let origin = wait::reading(&call.origin);
     let Answer::Preview(preview) = router.ask::<Subscription>(&subscription::id(id), command, &origin).await? else {
@@ -340,7 +350,7 @@ async fn change(call: Call<ChangeSubscription>) -> Result<Reply, Error> {
     let (router, id) = (&call.services.router, call.param("id"));
     let before = read(router, id, &call.origin).await?;
     call.check_if_match(before.version)?;
-    let request = change_request(router, &before, call.body.clone(), &call.origin).await?;
+    let request = change_request(&call, &before).await?;
     let view = ask(router, id, Command::Change(request), &call.origin).await?;
     let settling = view.settling.clone().filter(|settling| settling.reason == Reason::Change);
     let Some(settling) = settling else { return Ok(shown(200, &view)) };

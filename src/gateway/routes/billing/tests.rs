@@ -1,3 +1,5 @@
+mod access;
+
 use std::sync::Arc;
 
 use http::Method;
@@ -62,8 +64,8 @@ impl Stage {
     }
 
     async fn plan(&self, key: &str) -> String {
-        let plans = self.items("/v1/plans").await;
-        let plan = plans.iter().find(|plan| plan["key"] == key).expect("a plan");
+        let plans = send(&self.gateway, Method::GET, "/v1/plans", &[], "").await.json()["items"].clone();
+        let plan = plans.as_array().expect("items").iter().find(|plan| plan["key"] == key).expect("a plan");
         plan["id"].as_str().expect("an id").to_owned()
     }
 

@@ -57,6 +57,9 @@ mod tests {
             if let Access::Permission(permission) = endpoint.declaration.access {
                 assert!(PERMISSIONS.contains(&permission), "{permission} is not declared in roles/permission.rs");
             }
+            if let Some(permission) = endpoint.declaration.others {
+                assert!(PERMISSIONS.contains(&permission), "{permission} is not declared in roles/permission.rs");
+            }
         }
     }
 }

@@ -26,8 +26,9 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .handle(send),
         Endpoint::get("/v1/notifications/{id}", "getNotification")
             .summary("Every attempt on every channel")
-            .description("For its receiver, and for holders of `notifications:read` or `notifications:send`.")
+            .description("For its receiver, and for holders of `notifications:send`.")
             .tag("notifications")
+            .others("notifications:read")
             .response::<NotificationView>(200, "The journal of the notification")
             .problem(404)
             .handle(get),
@@ -167,8 +168,7 @@ async fn get(call: Call<()>) -> Result<Reply, Error> {
     let entity = EntityId::new(Delivery::KIND, id);
     let asked = call.services.router.ask::<Delivery>(&entity, delivery::Command::GetReport, &call.origin).await?;
     let delivery::Reply::Report(report) = asked else { return Err(Error::internal()) };
-    let own = call.principal.user_id() == Some(report.user_id.as_str());
-    if own || call.may("notifications:read") || call.may("notifications:send") {
+    if call.origin.reaches(&report.user_id) || call.may("notifications:send") {
         Ok(Reply::ok(&view(report)))
     } else {
         Err(unknown())
