@@ -18,6 +18,13 @@ pub struct Mail {
 }
 
 impl Mail {
+    /// The first link in the text part.
+    #[track_caller]
+    pub fn link(&self) -> String {
+        let (_, rest) = self.text.split_once("http").unwrap_or_else(|| panic!("no link in {self:?}"));
+        format!("http{}", rest.split_whitespace().next().unwrap_or_default())
+    }
+
     /// The `token` query parameter of the first link in the text part.
     #[track_caller]
     pub fn token(&self) -> String {

@@ -5,6 +5,7 @@
 mod cli;
 mod http;
 mod kill;
+mod links;
 mod mail;
 mod node;
 #[cfg(feature = "peers")]

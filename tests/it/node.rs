@@ -193,6 +193,10 @@ impl Node {
         self.directory.path().join("node.log")
     }
 
+    pub fn whole_log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).expect("a log")
+    }
+
     /// The end of the log.
     pub fn log(&self) -> String {
         tail(&self.log_path())

@@ -7,6 +7,7 @@ pub mod docs;
 pub mod health;
 pub mod identity;
 pub mod notifications;
+pub mod pages;
 
 use super::{Endpoint, websocket};
 
@@ -19,6 +20,7 @@ pub fn endpoints() -> Vec<Endpoint> {
         compliance::endpoints(),
         notifications::endpoints(),
         websocket::endpoints(),
+        pages::endpoints(),
         health::endpoints(),
     ];
     docs::documented(parts.into_iter().flatten().collect(), |settings| settings.gateway.public_url.clone())

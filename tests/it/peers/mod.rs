@@ -5,10 +5,12 @@
 //! fail; they never skip.
 
 mod adapters;
+mod browser;
 mod centrifuge;
 mod counting_proxy;
 mod localstripe;
 mod maildev;
+mod pages;
 mod pyotp;
 mod recovery;
 mod tour;

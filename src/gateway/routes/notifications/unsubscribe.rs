@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use crate::actors::notifications::delivery::Category;
 use crate::actors::notifications::preferences::{Command, Preferences, parse_token};
+use crate::gateway::routes::pages::page;
 use crate::gateway::{Access, Call, Endpoint, IdempotencyRule, LimitClass, Reply};
 use crate::kernel::{Entity as _, EntityId, Error};
 
@@ -39,20 +40,13 @@ async fn act<B>(call: &Call<B>, command: impl FnOnce(Category, String) -> Comman
     Ok(category)
 }
 
-fn page(body: &str) -> Reply {
-    let html = format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>Unsubscribe</title></head><body>{body}</body></html>"
-    );
-    Reply::bytes(200, "text/html; charset=utf-8", html)
-}
-
 async fn show(call: Call<()>) -> Result<Reply, Error> {
     let category = act(&call, |category, proof| Command::CheckProof { category, proof }).await?;
     let button = "<form method=\"post\"><button type=\"submit\">Unsubscribe</button></form>";
-    Ok(page(&format!("<p>Stop mails of the kind “{}”?</p>{button}", category.as_str())))
+    Ok(page("Unsubscribe", &format!("<p>Stop mails of the kind “{}”?</p>{button}", category.as_str())))
 }
 
 async fn unsubscribe(call: Call<Bytes>) -> Result<Reply, Error> {
     let category = act(&call, |category, proof| Command::Unsubscribe { category, proof }).await?;
-    Ok(page(&format!("<p>You get no more mails of the kind “{}”.</p>", category.as_str())))
+    Ok(page("Unsubscribed", &format!("<p>You get no more mails of the kind “{}”.</p>", category.as_str())))
 }
