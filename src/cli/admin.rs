@@ -30,11 +30,11 @@ pub struct AdminArgs {
 /// Why the admin endpoint did not answer as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    #[error("cannot read the administrator token {}: {source}\nA node writes it into its data directory at first start; name it with --token-file.", path.display())]
+    #[error("cannot read the administrator token {}: {source} (a node writes it into its data directory at first start; name it with --token-file)", path.display())]
     Token { path: PathBuf, source: std::io::Error },
     #[error("--admin {url}: {detail}")]
     Url { url: String, detail: String },
-    #[error("cannot reach {url}: {detail}\nIs the node running there? Name its admin endpoint with --admin.")]
+    #[error("cannot reach {url}: {detail} (is the node running there? name its admin endpoint with --admin)")]
     Unreachable { url: String, detail: String },
     #[error("{url} answered {status}: {detail}")]
     Refused { url: String, status: u16, detail: String },

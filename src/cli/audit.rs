@@ -10,6 +10,7 @@ use construct::actors::compliance::audit_log::export;
 
 use super::CliError;
 use super::admin::{Admin, AdminArgs, block_on};
+use super::output::{note, say};
 use super::table::render;
 
 pub const EXAMPLES: &str = "\
@@ -32,6 +33,7 @@ pub enum AuditCommand {
     },
     /// Check an export offline
     Verify {
+        /// The export to check
         #[arg(value_name = "FILE")]
         file: PathBuf,
         /// A verifier key known from elsewhere; with any given, each log's must be one of them
@@ -60,7 +62,7 @@ async fn export_to(args: &AdminArgs, output: &PathBuf) -> Result<(), CliError> {
         }
     };
     file.sync_all().with_context(shown)?;
-    eprintln!("{bytes} bytes written to {}; check them with: construct audit verify {0}", output.display());
+    note(&format!("{bytes} bytes written to {}; check them with: construct audit verify {0}", output.display()));
     Ok(())
 }
 
@@ -73,10 +75,8 @@ fn verify(path: &PathBuf, keys: &[String]) -> Result<(), CliError> {
         .iter()
         .map(|log| vec![log.shard.to_string(), log.entries.to_string(), hex::encode(log.root), log.verifier.clone()])
         .collect();
-    println!("Verified: the audit log of {} as of {}.", verified.origin, verified.exported_at);
-    print!("{}", render(&["SHARD", "ENTRIES", "ROOT", "KEY"], &rows));
-    if keys.is_empty() {
-        println!("The keys are the file's own. Pin them with --key to know that they are the right ones.");
-    }
-    Ok(())
+    let table = render(&["SHARD", "ENTRIES", "ROOT", "KEY"], &rows);
+    let hint = "The keys are the file's own. Pin them with --key to know that they are the right ones.\n";
+    let hint = if keys.is_empty() { hint } else { "" };
+    say(&format!("Verified: the audit log of {} as of {}.\n{table}{hint}", verified.origin, verified.exported_at))
 }

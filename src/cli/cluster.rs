@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::CliError;
 use super::admin::{Admin, AdminArgs, block_on};
+use super::output::say;
 use super::table::{cell, render};
 
 pub const EXAMPLES: &str = "\
@@ -31,8 +32,7 @@ pub fn run(command: &ClusterCommand) -> Result<(), CliError> {
             ClusterCommand::Shards(args) => shards(args).await,
         }
     })??;
-    print!("{text}");
-    Ok(())
+    say(&text)
 }
 
 async fn status(args: &AdminArgs) -> Result<String, CliError> {

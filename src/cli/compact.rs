@@ -5,6 +5,7 @@ use construct::settings::Settings;
 use construct::storage::data_dir::DataDir;
 use construct::storage::state::compact;
 
+use super::output::say;
 use super::{CliError, NodeArgs};
 
 pub const EXAMPLES: &str = "\
@@ -19,12 +20,6 @@ pub fn run(args: &NodeArgs) -> Result<(), CliError> {
     let data_dir = DataDir::open(&settings.node.data_dir).context("the data directory")?;
     let done = compact(data_dir.path()).context("the state database")?;
     let mib = |bytes: u64| bytes / (1 << 20);
-    println!(
-        "Rewrote {} values of {} shards: {} MiB before, {} MiB after.",
-        done.values,
-        done.shards,
-        mib(done.before_bytes),
-        mib(done.after_bytes)
-    );
-    Ok(())
+    let (before, after) = (mib(done.before_bytes), mib(done.after_bytes));
+    say(&format!("Rewrote {} values of {} shards: {before} MiB before, {after} MiB after.\n", done.values, done.shards))
 }

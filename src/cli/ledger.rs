@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::CliError;
 use super::admin::{Admin, AdminArgs, block_on};
+use super::output::say;
 use super::table::{cell, render};
 
 pub const EXAMPLES: &str = "\
@@ -27,11 +28,7 @@ pub fn run(command: &LedgerCommand) -> Result<(), CliError> {
 
 async fn verify(args: &AdminArgs) -> Result<(), CliError> {
     let report = Admin::open(args)?.get("/admin/v1/ledger/verify").await?;
-    if args.json {
-        println!("{report:#}");
-    } else {
-        print!("{}", shown(&report));
-    }
+    say(&if args.json { format!("{report:#}\n") } else { shown(&report) })?;
     match report["fault_count"].as_u64() {
         Some(0) => Ok(()),
         Some(faults) => Err(CliError::NotVerified(format!("{faults} faults in the books"))),

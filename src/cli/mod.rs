@@ -5,6 +5,7 @@ mod audit;
 mod cluster;
 mod compact;
 mod ledger;
+mod output;
 mod print;
 mod serve;
 mod table;
@@ -44,7 +45,7 @@ enum Command {
     #[command(after_help = serve::EXAMPLES)]
     Serve(NodeArgs),
     /// Look at the configuration
-    #[command(subcommand)]
+    #[command(subcommand, after_help = print::EXAMPLES)]
     Config(ConfigCommand),
     /// Look at a running cluster, over the admin endpoint
     #[command(subcommand, after_help = cluster::EXAMPLES)]
@@ -130,7 +131,7 @@ pub fn run(cli: Cli) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("construct: {error}");
+            output::note(&format!("construct: {error}"));
             error.exit_code()
         }
     }
@@ -145,6 +146,21 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_teaches_with_examples_and_says_what_each_argument_is_for() {
+        fn walk(command: &clap::Command, taught: bool) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let taught = taught || help.contains("Examples:\n  construct");
+            assert!(command.get_about().is_some(), "{} says what it does", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{}: {} is explained", command.get_name(), argument.get_id());
+            }
+            assert!(command.has_subcommands() || taught, "{} has examples, or its group has", command.get_name());
+            command.get_subcommands().for_each(|one| walk(one, taught && command.get_name() != "construct"));
+        }
+        walk(&Cli::command(), false);
     }
 
     #[test]

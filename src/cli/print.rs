@@ -1,14 +1,16 @@
 //! `construct config print`.
 
-use std::io::{self, Write};
-
-use anyhow::Context;
 use construct::settings::Settings;
 
+use super::output::say;
 use super::{CliError, NodeArgs};
 
+pub const EXAMPLES: &str = "\
+Examples:
+  construct config print                                 what a node would run with, and every key there is
+  CONSTRUCT__GATEWAY__LISTEN=0.0.0.0:80 construct config print
+  construct config print --config node.toml > whole.toml";
+
 pub fn run(node: &NodeArgs) -> Result<(), CliError> {
-    let text = Settings::print(&node.layers())?;
-    io::stdout().write_all(text.as_bytes()).context("standard output")?;
-    Ok(())
+    say(&Settings::print(&node.layers())?)
 }

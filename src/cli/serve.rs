@@ -9,6 +9,7 @@ use construct::telemetry;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::output::say;
 use super::{CliError, NodeArgs};
 
 pub const EXAMPLES: &str = "\
@@ -38,7 +39,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     });
     let banner = banner(&settings);
     node::run(settings, shutdown, |addresses| {
-        print!("{}", banner(addresses));
+        if let Err(error) = say(&banner(addresses)) {
+            tracing::warn!(%error, "the greeting cannot be printed");
+        }
         notify("READY=1");
     })
     .await?;

@@ -88,7 +88,10 @@ pub enum SettingsError {
 }
 
 fn list(faults: &[Fault]) -> String {
-    faults.iter().map(|fault| format!("\n  {fault}")).collect()
+    match faults {
+        [fault] => format!(" {fault}"),
+        faults => faults.iter().map(|fault| format!("\n  {fault}")).collect(),
+    }
 }
 
 /// All layers in one tree, each value with its origin.
@@ -194,7 +197,11 @@ impl FileLayer {
         };
         match text.parse::<toml::Table>() {
             Ok(table) => Ok(Self { name: path.display().to_string(), table }),
-            Err(error) => Err(SettingsError::NotToml { path, detail: error.to_string() }),
+            Err(error) => {
+                let line = error.span().map(|span| text[..span.start.min(text.len())].lines().count().max(1));
+                let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+                Err(SettingsError::NotToml { path, detail: format!("{line}{}", error.message()) })
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The command line as its users meet it: what it prints, and how it ends.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use crate::node::{Node, Plan};
 
@@ -80,4 +80,100 @@ async fn wrong_usage_and_configuration_end_at_once_and_say_why() {
     let (code, help, _) = run(&node, &["--help"], &[]).await;
     assert_eq!(code, 0);
     assert!(help.contains("Examples:") && help.contains("Exit codes:"), "{help}");
+}
+
+/// A standard output that nobody reads any more, as behind `| head -0`.
+fn unread() -> Stdio {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    writer.into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_goes_away_ends_nothing_and_a_full_disk_is_said() {
+    let mut node = Plan::sandbox().start().await;
+    let (admin, token) = (format!("http://{}", node.admin), node.data().join("admin-token").display().to_string());
+    let at = ["--admin", &admin, "--token-file", &token];
+    let export = node.data().join("audit.jsonl").display().to_string();
+    let (code, _, err) = run(&node, &[["audit", "export", "--output", &export].as_slice(), &at].concat(), &[]).await;
+    assert_eq!(code, 0, "{err}");
+    let forged = node.data().join("forged.jsonl").display().to_string();
+    std::fs::write(&forged, "{}\n").expect("a file");
+    for (arguments, expected) in [
+        (vec!["audit", "verify", &export], 0),
+        (vec!["audit", "verify", &forged], 4),
+        (vec!["config", "print"], 0),
+        (vec!["--help"], 0),
+        ([["ledger", "verify"].as_slice(), &at].concat(), 0),
+        ([["cluster", "status"].as_slice(), &at].concat(), 0),
+        ([["cluster", "shards", "--json"].as_slice(), &at].concat(), 0),
+    ] {
+        let mut command = node.command(&arguments);
+        let Output { status, stderr, .. } = command
+            .stdout(unread())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs")
+            .wait_with_output()
+            .await
+            .expect("an end");
+        let said = String::from_utf8(stderr).expect("UTF-8");
+        assert_eq!(status.code(), Some(expected), "{arguments:?}: {said}");
+        assert!(!said.contains("panicked"), "{arguments:?}: {said}");
+        let said = command.stderr(unread()).status().await.expect("an end");
+        assert_eq!(said.code(), Some(expected), "{arguments:?} with nobody at standard error either");
+    }
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+    let Output { status, stderr, .. } = node
+        .command(&["config", "print"])
+        .stdout(full)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs")
+        .wait_with_output()
+        .await
+        .expect("an end");
+    let said = String::from_utf8(stderr).expect("UTF-8");
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.starts_with("construct: standard output: No space left") && said.lines().count() == 1, "{said}");
+
+    node.stop().await;
+    node.spawn_printing_to(unread());
+    node.wait_ready().await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_failure_is_one_line() {
+    let node = Plan::sandbox().start().await;
+    let (admin, data) = (format!("http://{}", node.admin), node.data().display().to_string());
+    let token = node.data().join("admin-token").display().to_string();
+    let broken = node.data().join("broken.toml").display().to_string();
+    std::fs::write(&broken, "[gateway]\n\nlisten = \n").expect("a file");
+    for (arguments, code, expected) in [
+        (vec!["cluster", "status", "--token-file", "/nowhere"], 3, "cannot read the administrator token /nowhere"),
+        (vec!["cluster", "status", "--admin", "ftp://x", "--token-file", &token], 3, "--admin ftp://x: expected http"),
+        (vec!["cluster", "members", "--admin", "http://127.0.0.1:9", "--token-file", &token], 3, "Connection refused"),
+        (vec!["ledger", "verify", "--admin", "https://127.0.0.1:9", "--token-file", &token], 3, "Connection refused"),
+        (
+            vec!["audit", "export", "--output", "/nowhere/x", "--admin", &admin, "--token-file", &token],
+            1,
+            "/nowhere/x: No such file",
+        ),
+        (vec!["audit", "export", "--output", &token, "--admin", &admin, "--token-file", &token], 1, "File exists"),
+        (vec!["audit", "verify", "/nowhere"], 1, "/nowhere: No such file"),
+        (vec!["audit", "verify", "/dev/null"], 4, "not verified: "),
+        (vec!["compact", "--data-dir", &data], 1, "is in use by"),
+        (vec!["compact", "--data-dir", "/dev/null/x"], 1, "the data directory"),
+        (vec!["config", "print", "--config", &broken], 2, "is not TOML: line 3: "),
+        (vec!["config", "print", "--node-id", "0"], 2, "the configuration is not valid: node.id: "),
+    ] {
+        let (ended, out, err) = run(&node, &arguments, &[]).await;
+        assert_eq!((ended, out.as_str()), (code, ""), "{arguments:?}: {err}");
+        assert!(
+            err.starts_with("construct: ") && err.contains(expected),
+            "{arguments:?}: expected {expected:?} in {err}"
+        );
+        assert_eq!(err.lines().count(), 1, "{arguments:?}: {err}");
+    }
 }

@@ -128,13 +128,19 @@ impl Node {
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "the node runs already");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
+        self.spawn_printing_to(log.into());
+    }
+
+    /// Starts the process with another standard output than the log.
+    pub fn spawn_printing_to(&mut self, stdout: Stdio) {
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
         let mut command = self.command(&["serve"]);
         command
             .env("CONSTRUCT__NODE__DATA_DIR", self.data())
             .env("CONSTRUCT__GATEWAY__LISTEN", self.gateway.to_string())
             .env("CONSTRUCT__ADMIN__LISTEN", self.admin.to_string())
             .env("CONSTRUCT__CLUSTER__LISTEN", self.cluster.to_string())
-            .stdout(log.try_clone().expect("a log file"))
+            .stdout(stdout)
             .stderr(log);
         self.child = Some(command.spawn().expect("the binary starts"));
     }
