@@ -56,16 +56,23 @@ impl Answer {
 pub struct Client {
     base: String,
     token: Option<String>,
+    extra: HeaderMap,
     http: reqwest::Client,
 }
 
 impl Client {
     pub fn new(base: String) -> Self {
-        Self { base, token: None, http: plain() }
+        Self { base, token: None, extra: HeaderMap::new(), http: plain() }
     }
 
     pub fn with_token(&self, token: &str) -> Self {
         Self { token: Some(token.to_owned()), ..self.clone() }
+    }
+
+    pub fn with_header(&self, name: &'static str, value: &str) -> Self {
+        let mut client = self.clone();
+        client.extra.insert(name, value.parse().expect("a header value"));
+        client
     }
 
     pub fn token(&self) -> &str {
@@ -80,7 +87,7 @@ impl Client {
         key: Option<&str>,
         body: Option<&Value>,
     ) -> Option<Answer> {
-        let mut request = self.http.request(method.clone(), format!("{}{path}", self.base));
+        let mut request = self.http.request(method.clone(), format!("{}{path}", self.base)).headers(self.extra.clone());
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }

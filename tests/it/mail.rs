@@ -15,6 +15,8 @@ pub struct Mail {
     pub subject: String,
     /// The text part, decoded.
     pub text: String,
+    /// Of `List-Unsubscribe`, without its brackets.
+    pub unsubscribe: String,
 }
 
 impl Mail {
@@ -96,7 +98,8 @@ pub fn parse(source: &str) -> Mail {
     let headers = unfold(head);
     let field = |name: &str| header(&headers, name);
     let text = text_part(&headers, body).unwrap_or_default();
-    Mail { to: decode_words(&field("to")), subject: decode_words(&field("subject")), text }
+    let unsubscribe = field("list-unsubscribe").trim_matches(['<', '>']).to_owned();
+    Mail { to: decode_words(&field("to")), subject: decode_words(&field("subject")), text, unsubscribe }
 }
 
 fn unfold(head: &str) -> Vec<(String, String)> {

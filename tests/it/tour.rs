@@ -199,7 +199,7 @@ async fn look_at_actors<M, A>(world: &World<M, A>) {
 }
 
 /// RFC 6238 with the defaults of authenticator apps: SHA-1, six digits, thirty seconds.
-fn totp(secret: &str, at: i64) -> String {
+pub fn totp(secret: &str, at: i64) -> String {
     let mut bits = 0_u64;
     let mut held = 0;
     let mut key = Vec::new();

@@ -40,6 +40,7 @@ impl Mailbox for Maildev {
             to: mail["to"].to_string(),
             subject: text(&mail["subject"]),
             text: text(&mail["text"]),
+            unsubscribe: text(&mail["headers"]["list-unsubscribe"]),
         };
         mails.iter().map(read).collect()
     }
