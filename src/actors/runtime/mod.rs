@@ -19,6 +19,7 @@ pub mod log;
 pub mod message;
 pub mod outbox;
 mod proposal;
+pub mod remote;
 pub mod router;
 pub mod sealer;
 pub mod sealing;
