@@ -1,6 +1,6 @@
 //! The composition root: the only place that names concrete logs, stores, providers and services.
 //!
-//! Start: lock the data directory, open keys, log and state, start the Raft groups, then the runtime, the clock and the
+//! Start: lock the data directory, open keys, listen for other nodes, open log and state, start the Raft groups, then the runtime, the clock and the
 //! services, and last the listeners. Stop: the other way round. A failed disk stops the node: what was not acknowledged
 //! is given up, what was is on the disk.
 
@@ -8,6 +8,7 @@ mod edge;
 mod providers;
 mod services;
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::actors::runtime::log::ShardLog;
-use crate::cluster::raft::{GroupSettings, Groups, is_formed};
+use crate::cluster::link::{Identity, Link, LinkSettings};
+use crate::cluster::raft::{GroupSettings, Groups, Network, form, is_formed};
 use crate::providers::keys::{FileKeys, KeyWrapper};
 use crate::settings::Settings;
 use crate::storage::data_dir::DataDir;
@@ -58,7 +60,9 @@ pub async fn run(
     }
     let keys: Arc<dyn KeyWrapper> =
         Arc::new(FileKeys::open(&settings.node.data_dir).map_err(failed("the key-encryption keys"))?);
-    let groups = open_groups(&settings).await?;
+    let link = open_link(&settings, &keys).await?;
+    let network = Network::over(link.clone(), settings.cluster.snapshot_bytes_per_second);
+    let groups = open_groups(&settings, network).await?;
     let logs = groups.shards().map(|group| Arc::clone(group) as Arc<dyn ShardLog>).collect();
     let settings = Arc::new(settings);
     let composed = services::compose(&settings, logs, &keys).await?;
@@ -66,6 +70,7 @@ pub async fn run(
     let result = serve(&settings, &groups, composed, shutdown, ready).await;
     runtime.stop().await;
     groups.shutdown().await.map_err(failed("the shards did not stop cleanly"))?;
+    link.shutdown().await;
     drop(data_dir);
     result
 }
@@ -101,8 +106,23 @@ async fn serve(
     result
 }
 
+/// Binds the listener for other nodes, with this node's certificate.
+async fn open_link(settings: &Settings, keys: &Arc<dyn KeyWrapper>) -> Result<Link, NodeError> {
+    let (dir, cluster) = (&settings.node.data_dir, &settings.cluster);
+    let formation = form(dir, settings.node.id, cluster.shards).map_err(failed("the cluster's formation"))?;
+    let identity = Identity::open(dir, formation.node, formation.cluster, keys.as_ref());
+    let identity = identity.map_err(failed("the node's certificate"))?;
+    let options = LinkSettings { plain_text: cluster.plain_text, ..LinkSettings::listening(cluster.listen) };
+    let link = Link::bind(dir, options, &identity).await.map_err(failed("the link between nodes"))?;
+    if link.members().is_empty() {
+        let members = BTreeMap::from([(link.node(), link.address().to_string())]);
+        link.set_members(members).map_err(failed("the list of members"))?;
+    }
+    Ok(link)
+}
+
 /// Opens log and state and starts the shards. Reads the whole log, so off the async threads.
-async fn open_groups(settings: &Settings) -> Result<Groups, NodeError> {
+async fn open_groups(settings: &Settings, network: Network) -> Result<Groups, NodeError> {
     let (dir, storage) = (settings.node.data_dir.clone(), &settings.storage);
     let wal = WalOptions { segment_bytes: storage.wal_segment_bytes, ..WalOptions::default() };
     let store = StoreOptions {
@@ -133,5 +153,5 @@ async fn open_groups(settings: &Settings) -> Result<Groups, NodeError> {
         snapshots_kept: storage.snapshots_kept,
         ..GroupSettings::default()
     };
-    Groups::start(&settings.node.data_dir, wal, store, groups).await.map_err(failed("the shards"))
+    Groups::start(&settings.node.data_dir, wal, store, groups, network).await.map_err(failed("the shards"))
 }

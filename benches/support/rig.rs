@@ -11,7 +11,7 @@ use construct::actors::runtime::kinds::{Kind, Kinds};
 use construct::actors::runtime::log::ShardLog;
 use construct::actors::runtime::sealer::Sealer;
 use construct::actors::runtime::{Runtime, RuntimeOptions, RuntimeParts};
-use construct::cluster::raft::{GroupSettings, Groups};
+use construct::cluster::raft::{GroupSettings, Groups, Network};
 use construct::kernel::{Context, Decision, Entity, EntityId, Error};
 use construct::providers::Provider;
 use construct::settings::{Layers, Settings};
@@ -135,7 +135,7 @@ async fn groups(dir: &Path, settings: &Settings) -> Groups {
         queue_ops: settings.actors.shard_queue_max.saturating_mul(2),
         ..GroupSettings::default()
     };
-    Groups::start(dir, wal, store, settings).await.expect("the shards start")
+    Groups::start(dir, wal, store, settings, Network::alone()).await.expect("the shards start")
 }
 
 fn options(settings: &Settings) -> RuntimeOptions {

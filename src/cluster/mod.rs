@@ -1,3 +1,5 @@
 //! Shards as Raft groups, and (with more nodes) the links between them.
 
+pub mod join;
+pub mod link;
 pub mod raft;

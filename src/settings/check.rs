@@ -55,6 +55,9 @@ fn node(settings: &Settings, faults: &mut Vec<Fault>) {
     range(faults, "cluster.election_ms", cluster.election_ms, 20..=10 * MINUTE_MS);
     let apart = cluster.election_ms >= cluster.heartbeat_ms.saturating_mul(2);
     expect(faults, apart, "cluster.election_ms", "expected at least twice cluster.heartbeat_ms");
+    let local = !cluster.plain_text || cluster.listen.ip().is_loopback();
+    expect(faults, local, "cluster.plain_text", "expected false, unless cluster.listen is a loopback address");
+    range(faults, "cluster.snapshot_bytes_per_second", cluster.snapshot_bytes_per_second, 1 << 16..=1 << 40);
     for (index, address) in cluster.join.iter().enumerate() {
         let path = format!("cluster.join[{index}]");
         expect(faults, is_host_port(address), &path, &format!("expected HOST:PORT, got \"{address}\""));

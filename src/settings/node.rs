@@ -33,6 +33,8 @@ pub struct Cluster {
     pub token: Secret<String>,
     pub heartbeat_ms: u64,
     pub election_ms: u64,
+    pub plain_text: bool,
+    pub snapshot_bytes_per_second: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]

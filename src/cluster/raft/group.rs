@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::network::Alone;
+use super::network::Network;
 use super::proposer::{Queue, Raft};
 use super::{GroupSettings, RaftGroupError};
 use crate::actors::runtime::log::{LogError, LogStatus, Replica, ShardLog};
@@ -41,15 +41,17 @@ impl ShardGroup {
         settings: &GroupSettings,
         log: GroupLog,
         machine: ShardMachine,
+        network: &Network,
     ) -> Result<Arc<Self>, RaftGroupError> {
         let shard = machine.state().shard();
         let failed = |what: &str, error: String| RaftGroupError::Group { shard, what: what.to_owned(), error };
         let config =
             config(settings).validate().map_err(|error| failed("is not configured well", error.to_string()))?;
         let node = settings.node_id;
-        let raft = Raft::new(node, Arc::new(config), Alone, log, machine.clone())
+        let raft = Raft::new(node, Arc::new(config), network.of(shard), log, machine.clone())
             .await
             .map_err(|error| failed("cannot start", error.to_string()))?;
+        network.register(shard, raft.clone(), machine.clone());
         let formed = raft.is_initialized().await.map_err(|error| failed("cannot start", error.to_string()))?;
         if formed {
             // The only voter need not wait for an election time-out.
@@ -143,7 +145,7 @@ impl ShardGroup {
     }
 }
 
-fn config(settings: &GroupSettings) -> Config {
+pub(super) fn config(settings: &GroupSettings) -> Config {
     Config {
         cluster_name: "construct".to_owned(),
         heartbeat_interval: settings.heartbeat_ms,

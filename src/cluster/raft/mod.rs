@@ -2,7 +2,7 @@
 //!
 //! An operation's way: [`ShardGroup::propose`](crate::actors::runtime::log::ShardLog::propose) → [`proposer`] (one
 //! entry for all that queued meanwhile) → openraft → the write-ahead log → the state machine → the answer. [`upkeep`]
-//! makes snapshots and lets go of the log they cover. Deliberately absent so far: other nodes ([`network`]).
+//! makes snapshots and lets go of the log they cover; [`network`] is the way to the replicas on other nodes.
 
 mod formation;
 mod group;
@@ -23,8 +23,9 @@ use tokio_util::sync::CancellationToken;
 use crate::kernel::ShardId;
 use crate::storage::state::{ShardMachine, StateError, StateStore};
 use crate::storage::wal::Wal;
-pub use formation::{FormationError, SHARDS_LIMIT, is_formed};
+pub use formation::{Formation, FormationError, SHARDS_LIMIT, adopt, form, is_formed};
 pub use group::ShardGroup;
+pub use network::Network;
 
 /// How this node takes part in its groups.
 #[derive(Debug, Clone)]
@@ -67,8 +68,6 @@ impl Default for GroupSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum RaftGroupError {
     #[error(transparent)]
-    Formation(#[from] FormationError),
-    #[error(transparent)]
     State(#[from] StateError),
     #[error("shard {shard} {what}: {error}")]
     Group { shard: ShardId, what: String, error: String },
@@ -88,22 +87,22 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Starts the meta shard and the data shards. Returns once this node leads all of them and their states are
-    /// recovered; a new data directory is formed as a cluster of one first.
+    /// Starts the meta shard and the data shards of a formed data directory. Returns once this node leads all of them
+    /// and their states are recovered.
     ///
     /// # Errors
-    /// [`RaftGroupError`]; [`FormationError`] when the directory was formed with another number of shards.
+    /// [`RaftGroupError`].
     pub async fn start(
         data_dir: &Path,
         wal: Wal,
         store: Arc<StateStore>,
         settings: GroupSettings,
+        network: Network,
     ) -> Result<Self, RaftGroupError> {
-        formation::form(data_dir, settings.node_id, settings.shards)?;
         let mut starting = Vec::new();
         for shard in 0..=settings.shards {
             let (store, dir, log) = (Arc::clone(&store), data_dir.to_owned(), wal.group(shard));
-            let settings = settings.clone();
+            let (settings, network) = (settings.clone(), network.clone());
             starting.push(tokio::spawn(async move {
                 let machine = tokio::task::spawn_blocking(move || {
                     let state = store.shard(ShardId(shard))?;
@@ -112,7 +111,7 @@ impl Groups {
                     Ok::<_, StateError>((machine, settings))
                 });
                 let (machine, settings) = machine.await??;
-                ShardGroup::start(&settings, log, machine).await
+                ShardGroup::start(&settings, log, machine, &network).await
             }));
         }
         let mut shards = Vec::with_capacity(starting.len());

@@ -4,7 +4,7 @@
 //! to a snapshot, and a snapshot is made of what sled holds durably and is synced before anyone hears of it.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -106,6 +106,23 @@ impl ShardMachine {
     /// [`StateError::Io`] when it cannot be looked at.
     pub fn snapshot_bytes(&self) -> Result<u64, StateError> {
         Ok(self.snapshots.newest_bytes()?)
+    }
+
+    /// The directory where a snapshot of another node is received.
+    ///
+    /// # Errors
+    /// [`StateError::Io`] when it cannot be made.
+    pub fn incoming(&self) -> Result<PathBuf, StateError> {
+        Ok(self.snapshots.incoming()?)
+    }
+
+    /// A snapshot file of another node, as openraft installs it.
+    ///
+    /// # Errors
+    /// What the file's beginning says when it is not one.
+    pub async fn received(&self, path: &Path) -> io::Result<Current> {
+        let path = path.to_owned();
+        current_of(self.blocking(move |_| SnapshotFile::open(path)).await?)
     }
 
     fn apply_entry(&self, entry: &alias::EntryOf<TypeConfig>) -> Result<ShardReply, StateError> {

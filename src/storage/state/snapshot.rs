@@ -29,6 +29,17 @@ pub struct SnapshotFile {
     pub header: Header,
 }
 
+impl SnapshotFile {
+    /// A file with the header that it begins with.
+    ///
+    /// # Errors
+    /// [`StateError`] when it is not a snapshot.
+    pub fn open(path: PathBuf) -> Result<Self, StateError> {
+        let header = Reader::open(&path)?.header;
+        Ok(Self { path, header })
+    }
+}
+
 /// Where the snapshots of one shard are, named by the applied index.
 #[derive(Debug, Clone)]
 pub(super) struct Snapshots {
@@ -40,6 +51,13 @@ impl Snapshots {
     pub(super) fn at(dir: PathBuf, keep: usize) -> io::Result<Self> {
         fs::create_dir_all(&dir)?;
         Ok(Self { dir, keep: keep.max(1) })
+    }
+
+    /// Where snapshots of other nodes are received: beside the own ones, not among them.
+    pub(super) fn incoming(&self) -> io::Result<PathBuf> {
+        let directory = self.dir.join("incoming");
+        fs::create_dir_all(&directory)?;
+        Ok(directory)
     }
 
     /// The newest snapshot whose header can be read.

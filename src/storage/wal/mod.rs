@@ -32,6 +32,7 @@ use tokio::sync::watch;
 use self::disk::{Disk, OsDisk};
 pub use self::error::WalError;
 pub use self::group::GroupLog;
+pub use self::record::{decode_entry, encode_entry};
 pub use self::recovery::{Cut, Recovered};
 use self::shared::Shared;
 pub use self::stats::WalStats;

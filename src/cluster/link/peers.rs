@@ -1,0 +1,203 @@
+//! Which nodes there are, where they are reached, and whether they are.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::hello::{Lane, Rejection};
+
+const FILE: &str = "peers.json";
+/// Streams of one lane that one node may have open towards this one.
+const SNAPSHOT_STREAMS: usize = 4;
+
+/// Keeps the members for the next start of a node.
+pub(in crate::cluster) fn remember(data_dir: &Path, members: &BTreeMap<u64, String>) -> io::Result<()> {
+    let directory = data_dir.join("cluster");
+    fs::create_dir_all(&directory)?;
+    write(&directory.join(FILE), members)
+}
+
+fn write(path: &Path, members: &BTreeMap<u64, String>) -> io::Result<()> {
+    let partial = path.with_extension("partial");
+    let mut file = File::create(&partial)?;
+    file.write_all(&serde_json::to_vec_pretty(members)?)?;
+    file.sync_all()?;
+    fs::rename(&partial, path)?;
+    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}
+
+/// How a node looks from this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerStatus {
+    pub node: u64,
+    pub address: String,
+    /// Whether it can be reached and shows signs of life.
+    pub connected: bool,
+    /// Of its process, once known: changes when it restarts.
+    pub incarnation: Option<u64>,
+    /// Version of its program, once known.
+    pub build: Option<String>,
+}
+
+/// The table of nodes. Members come from the cluster's membership; an address may be known before that.
+pub(super) struct Peers {
+    path: PathBuf,
+    table: Mutex<Table>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Table {
+    /// `None` until this node first hears of any members.
+    members: Option<BTreeMap<u64, String>>,
+    /// Addresses of nodes that a shard's log names.
+    learned: BTreeMap<u64, String>,
+    seen: BTreeMap<u64, Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    connected: bool,
+    incarnation: Option<u64>,
+    build: Option<String>,
+    /// Streams that the node opened towards this one.
+    inbound: Vec<(Lane, CancellationToken)>,
+    /// Told when the node shows that it is there.
+    alive: Arc<Notify>,
+}
+
+impl Peers {
+    /// Reads the members that were known last.
+    pub fn open(data_dir: &Path) -> io::Result<Self> {
+        let path = data_dir.join("cluster").join(FILE);
+        let members = match fs::read(&path) {
+            Ok(bytes) => Some(serde_json::from_slice(&bytes)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let table = Mutex::new(Table { members, ..Table::default() });
+        Ok(Self { path, table, changed: watch::channel(0).0 })
+    }
+
+    /// Replaces the members, durably. Streams of a node that no longer is one are closed.
+    pub fn set_members(&self, members: BTreeMap<u64, String>) -> io::Result<()> {
+        {
+            let mut table = self.lock();
+            if table.members.as_ref() == Some(&members) {
+                return Ok(());
+            }
+            for (node, seen) in &mut table.seen {
+                if !members.contains_key(node) {
+                    seen.inbound.drain(..).for_each(|(_, stream)| stream.cancel());
+                }
+            }
+            table.learned.retain(|node, _| members.contains_key(node));
+            table.members = Some(members.clone());
+        }
+        self.changed.send_modify(|changes| *changes += 1);
+        write(&self.path, &members)
+    }
+
+    /// An address that a shard's log names for a node. What the membership says goes before it.
+    pub fn learn(&self, node: u64, address: &str) {
+        self.lock().learned.insert(node, address.to_owned());
+    }
+
+    pub fn address(&self, node: u64) -> Option<String> {
+        let table = self.lock();
+        let member = table.members.as_ref().and_then(|members| members.get(&node));
+        member.or_else(|| table.learned.get(&node)).cloned()
+    }
+
+    /// The members of the cluster as known here.
+    pub fn members(&self) -> BTreeMap<u64, String> {
+        self.lock().members.clone().unwrap_or_default()
+    }
+
+    /// Counts the changes of the members.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Registers a stream that a node opened, or says why not. One of the raft or the entity lane takes the place of
+    /// the one before it; a node that restarted loses all it had.
+    pub fn admit(
+        &self,
+        node: u64,
+        lane: Lane,
+        incarnation: u64,
+        build: &str,
+        stream: &CancellationToken,
+    ) -> Result<(), Rejection> {
+        let mut table = self.lock();
+        if table.members.as_ref().is_some_and(|members| !members.contains_key(&node)) {
+            return Err(Rejection::NotMember);
+        }
+        let seen = table.seen.entry(node).or_default();
+        seen.inbound.retain(|(_, stream)| !stream.is_cancelled());
+        let restarted = seen.incarnation.is_some_and(|known| known != incarnation);
+        let replaced = |of: Lane| restarted || (of == lane && lane != Lane::Snapshot);
+        seen.inbound.retain(|(of, stream)| {
+            if replaced(*of) {
+                stream.cancel();
+            }
+            !replaced(*of)
+        });
+        if seen.inbound.iter().filter(|(of, _)| *of == lane).count() >= SNAPSHOT_STREAMS {
+            return Err(Rejection::Busy);
+        }
+        seen.inbound.push((lane, stream.clone()));
+        (seen.incarnation, seen.build) = (Some(incarnation), Some(build.to_owned()));
+        seen.alive.notify_waiters();
+        Ok(())
+    }
+
+    /// What the other side said of itself on a stream of ours.
+    pub fn met(&self, node: u64, incarnation: u64, build: &str) {
+        let mut table = self.lock();
+        let seen = table.seen.entry(node).or_default();
+        (seen.incarnation, seen.build) = (Some(incarnation), Some(build.to_owned()));
+    }
+
+    pub fn set_connected(&self, node: u64, connected: bool) {
+        self.lock().seen.entry(node).or_default().connected = connected;
+        metrics::gauge!("construct_link_connected", "peer" => node.to_string()).set(f64::from(u8::from(connected)));
+    }
+
+    pub fn is_connected(&self, node: u64) -> bool {
+        self.lock().seen.get(&node).is_some_and(|seen| seen.connected)
+    }
+
+    /// Told when the node opens a stream towards this one.
+    pub fn alive(&self, node: u64) -> Arc<Notify> {
+        Arc::clone(&self.lock().seen.entry(node).or_default().alive)
+    }
+
+    /// Every node but `own`.
+    pub fn status(&self, own: u64) -> Vec<PeerStatus> {
+        let table = self.lock();
+        let mut addresses = table.learned.clone();
+        addresses.extend(table.members.clone().unwrap_or_default());
+        addresses.remove(&own);
+        let status = addresses.into_iter().map(|(node, address)| {
+            let seen = table.seen.get(&node);
+            PeerStatus {
+                node,
+                address,
+                connected: seen.is_some_and(|seen| seen.connected),
+                incarnation: seen.and_then(|seen| seen.incarnation),
+                build: seen.and_then(|seen| seen.build.clone()),
+            }
+        });
+        status.collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,257 @@
+//! Raft between nodes: what openraft sends of a shard goes over the raft lane, all shards of a node on one stream.
+//!
+//! Each node dials every other and sends its requests on that stream; replies come back on it. [`lane`] is this side of
+//! it, [`inbound`] the other; [`pipeline`] keeps appends of a shard in flight one after another; [`snapshot`] moves
+//! state over streams of its own; [`wire`] is the format. A cluster of one ([`Network::alone`]) has nobody to talk to,
+//! and every attempt says so.
+
+mod inbound;
+mod lane;
+mod pipeline;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::type_config::alias::SnapshotOf;
+use openraft::{AnyError, BasicNode};
+
+use self::lane::{LaneError, Peer};
+use self::wire::{Call, Reply};
+use super::proposer::Raft;
+use crate::cluster::link::{Lane, Link};
+use crate::kernel::ShardId;
+use crate::storage::state::{ShardMachine, SnapshotFile};
+use crate::storage::types::{TypeConfig, Vote};
+
+/// The longest a stream of appends waits for one answer. That a node is dead is the link's to find out; this bounds
+/// what a node that lives and does not answer can cost. Not openraft's own limit: a disk may take longer to sync.
+const APPEND_ANSWER: Duration = Duration::from_secs(5);
+
+/// The way to the replicas of all shards. Cheap to clone.
+#[derive(Clone)]
+pub struct Network {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    link: Option<Link>,
+    /// Bytes a second of one snapshot.
+    snapshot_rate: u64,
+    peers: Mutex<BTreeMap<u64, Arc<Peer>>>,
+    groups: RwLock<BTreeMap<u16, Group>>,
+}
+
+/// A shard of this node, as other nodes reach it.
+#[derive(Clone)]
+struct Group {
+    raft: Raft,
+    machine: ShardMachine,
+}
+
+impl Network {
+    /// Of a cluster of one.
+    #[must_use]
+    pub fn alone() -> Self {
+        Self::new(None, u64::MAX)
+    }
+
+    /// Over the streams of a link; requests of other nodes are answered from now on.
+    #[must_use]
+    pub fn over(link: Link, snapshot_rate: u64) -> Self {
+        let network = Self::new(Some(link.clone()), snapshot_rate);
+        link.spawn(inbound::accept(network.clone(), link.clone()));
+        link.spawn(snapshot::accept(network.clone(), link.clone()));
+        network
+    }
+
+    fn new(link: Option<Link>, snapshot_rate: u64) -> Self {
+        let (peers, groups) = (Mutex::default(), RwLock::default());
+        Self { shared: Arc::new(Shared { link, snapshot_rate, peers, groups }) }
+    }
+
+    /// The way to the other replicas of one shard.
+    #[must_use]
+    pub fn of(&self, shard: ShardId) -> ShardNetwork {
+        ShardNetwork { network: self.clone(), shard: shard.0 }
+    }
+
+    /// Lets other nodes reach a shard of this one.
+    pub(super) fn register(&self, shard: ShardId, raft: Raft, machine: ShardMachine) {
+        let mut groups = self.shared.groups.write().unwrap_or_else(PoisonError::into_inner);
+        groups.insert(shard.0, Group { raft, machine });
+    }
+
+    fn group(&self, shard: u16) -> Option<Group> {
+        self.shared.groups.read().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned()
+    }
+
+    /// This side of the raft lane to a node, kept up from its first use on.
+    fn peer(&self, link: &Link, node: u64) -> Arc<Peer> {
+        let mut peers = self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(peer) = peers.get(&node) {
+            return Arc::clone(peer);
+        }
+        let peer = Arc::new(Peer::new(node));
+        peers.insert(node, Arc::clone(&peer));
+        let (network, kept_by, kept) = (self.clone(), link.clone(), Arc::clone(&peer));
+        link.spawn(async move {
+            kept_by.keep(node, Lane::Raft, |wire| kept.run(wire, &kept_by)).await;
+            // Forgotten or stopping; whoever needs the node again starts over.
+            network.shared.peers.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
+        });
+        peer
+    }
+}
+
+/// Makes [`Replica`]s of one shard.
+pub struct ShardNetwork {
+    network: Network,
+    shard: u16,
+}
+
+/// Another node's replica of a shard.
+#[derive(Clone)]
+pub struct Replica {
+    network: Network,
+    shard: u16,
+    target: u64,
+    /// None in a cluster of one.
+    reached: Option<(Link, Arc<Peer>)>,
+}
+
+impl RaftNetworkFactory<TypeConfig> for ShardNetwork {
+    type Network = Replica;
+
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Replica {
+        let reached = self.network.shared.link.clone().map(|link| {
+            link.learn(target, &node.addr);
+            let peer = self.network.peer(&link, target);
+            (link, peer)
+        });
+        Replica { network: self.network.clone(), shard: self.shard, target, reached }
+    }
+}
+
+impl Replica {
+    fn unreachable(&self) -> Unreachable<TypeConfig> {
+        Unreachable::new(&AnyError::error(format!("node {} is not connected to this one", self.target)))
+    }
+
+    fn failed(&self, error: &LaneError, action: RPCTypes) -> RPCError<TypeConfig> {
+        match error {
+            LaneError::NotConnected | LaneError::Lost => self.unreachable().into(),
+            LaneError::Late(timeout) => {
+                let (id, target) = (self.reached.as_ref().map_or(0, |(link, _)| link.node()), self.target);
+                Timeout { action, id, target, timeout: *timeout }.into()
+            }
+            LaneError::Failed(why) => NetworkError::from_string(why).into(),
+        }
+    }
+
+    async fn ask(&self, call: Call, action: RPCTypes, limit: Duration) -> Result<Reply, RPCError<TypeConfig>> {
+        let Some((_, peer)) = &self.reached else { return Err(self.unreachable().into()) };
+        peer.ask(self.shard, call, limit).await.map_err(|error| self.failed(&error, action))
+    }
+
+    async fn ask_vote(&self, call: Call, option: &RPCOption) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        match self.ask(call, RPCTypes::Vote, option.soft_ttl()).await? {
+            Reply::Voted(vote) => Ok(vote),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+fn unexpected(reply: &Reply) -> RPCError<TypeConfig> {
+    NetworkError::from_string(format!("the replica answered something else: {reply:?}")).into()
+}
+
+impl RaftNetworkV2<TypeConfig> for Replica {
+    type SnapshotData = SnapshotFile;
+
+    async fn append_entries(
+        &mut self,
+        append: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let call = Call::Append { stream: 0, append };
+        match self.ask(call, RPCTypes::AppendEntries, option.soft_ttl()).await? {
+            Reply::Appended(Ok(_)) => Ok(AppendEntriesResponse::Success),
+            Reply::Appended(Err(StreamAppendError::Conflict(_))) => Ok(AppendEntriesResponse::Conflict),
+            Reply::Appended(Err(StreamAppendError::HigherVote(vote))) => Ok(AppendEntriesResponse::HigherVote(vote)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>, RPCError<TypeConfig>>,
+    >
+    where
+        S: futures::Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        let replica = self.clone();
+        Box::pin(async move { pipeline::start(replica, input, option).await })
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask_vote(Call::Vote(request), &option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask_vote(Call::PreVote(request), &option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: SnapshotOf<TypeConfig, SnapshotFile>,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let Some((link, _)) = &self.reached else { return Err(self.unreachable().into()) };
+        let rate = self.network.shared.snapshot_rate;
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            sent = snapshot::send(link, self.target, self.shard, vote, &snapshot.snapshot, rate) => {
+                let vote = sent.map_err(|error| Unreachable::new(&AnyError::error(error)))?;
+                Ok(SnapshotResponse::new(vote))
+            }
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        match self.ask(Call::Transfer(request), RPCTypes::TransferLeader, option.soft_ttl()).await? {
+            Reply::Transferred(answer) => Ok(answer),
+            other => Err(unexpected(&other)),
+        }
+    }
+}

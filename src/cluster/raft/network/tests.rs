@@ -1,0 +1,198 @@
+//! Three replicas of one shard over links in one process.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use openraft::async_runtime::WatchReceiver;
+use openraft::{BasicNode, Config};
+use tokio::time::{Instant, timeout};
+
+use super::*;
+use crate::cluster::link::testing::{DEADLINE, Proxy, Site, Way, introduce, until};
+use crate::cluster::raft::GroupSettings;
+use crate::cluster::raft::group::config;
+use crate::kernel::{Batch, Change, EntityId, Op, OpOutcome, Timestamp};
+use crate::storage::state::{StateOptions, StateStore, StoreOptions};
+use crate::storage::types::ShardCommand;
+use crate::storage::wal::{Wal, WalOptions};
+
+const SHARD: ShardId = ShardId(1);
+
+struct Node {
+    link: Link,
+    raft: Raft,
+    machine: ShardMachine,
+    _wal: Wal,
+}
+
+impl Node {
+    async fn start(site: &Site, node: u64, rate: u64) -> Self {
+        let link = site.link(node).await;
+        let network = Network::over(link.clone(), rate);
+        let dir: PathBuf = site.dir.path().join(node.to_string());
+        let (wal, _) = Wal::open(&dir.join("wal"), WalOptions::default()).unwrap();
+        let shard = StateOptions { overlay_bytes: 4 << 20, ..StateOptions::default() };
+        let store = StateStore::open(&dir, StoreOptions { shard, ..StoreOptions::default() }).unwrap();
+        let machine = ShardMachine::new(&dir, Arc::clone(&store), store.shard(SHARD).unwrap(), 1).unwrap();
+        let settings = GroupSettings { heartbeat_ms: 200, election_ms: 800, ..GroupSettings::default() };
+        let config: Arc<Config> = Arc::new(config(&settings).validate().unwrap());
+        let raft = Raft::new(node, config, network.of(SHARD), wal.group(SHARD.0), machine.clone()).await.unwrap();
+        network.register(SHARD, raft.clone(), machine.clone());
+        Self { link, raft, machine, _wal: wal }
+    }
+
+    fn applied(&self) -> u64 {
+        self.machine.state().applied().borrow().applied_index
+    }
+
+    fn leader(&self) -> Option<u64> {
+        self.raft.metrics().borrow_watched().current_leader
+    }
+}
+
+fn op(name: &str, expected: u64, bytes: usize) -> Op {
+    // Incompressible enough, and another value for each.
+    let value = (0..bytes).map(|at| (at as u64).wrapping_mul(0x9e37_79b9).wrapping_add(expected) as u8).collect();
+    Op::Batch(Box::new(Batch {
+        entity: EntityId::new("thing", name),
+        expected,
+        at: Timestamp::ZERO,
+        subject: None,
+        dedupe: None,
+        reply: Vec::new(),
+        events: vec![expected.to_be_bytes().to_vec()],
+        snapshot: None,
+        purge: false,
+        outbox: Vec::new(),
+        settles: Vec::new(),
+        fired: Vec::new(),
+        changes: vec![Change::Row { table: "t".into(), key: expected.to_be_bytes().to_vec(), value: Some(value) }],
+        audit: Vec::new(),
+    }))
+}
+
+async fn write(node: &Node, op: Op) {
+    let written = timeout(DEADLINE, node.raft.client_write(ShardCommand { ops: vec![op] })).await.expect("in time");
+    assert_eq!(written.unwrap().data.outcomes, [OpOutcome::Applied]);
+}
+
+/// Writes wherever the leader is by now: on a busy machine it may have changed again.
+async fn write_to_leader(nodes: &[&Node], op: Op) {
+    let began = Instant::now();
+    loop {
+        for node in nodes.iter().filter(|node| node.leader() == Some(node.link.node())) {
+            let written =
+                timeout(Duration::from_secs(5), node.raft.client_write(ShardCommand { ops: vec![op.clone()] }));
+            if let Ok(Ok(written)) = written.await {
+                // Another outcome says that an attempt before this one did commit.
+                assert!(matches!(written.data.outcomes[..], [OpOutcome::Applied | OpOutcome::SequenceConflict { .. }]));
+                return;
+            }
+        }
+        assert!(began.elapsed() < DEADLINE, "nobody leads");
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn add(leader: &Node, node: u64, address: String) {
+    let added = timeout(DEADLINE, leader.raft.add_learner(node, BasicNode::new(address), true)).await;
+    added.expect("it catches up").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_replicas_agree_hand_over_and_outlive_their_leader() {
+    let site = Site::new();
+    let mut nodes = Vec::new();
+    for node in 1..=3 {
+        nodes.push(Node::start(&site, node, u64::MAX).await);
+    }
+    let address = |node: usize| nodes[node].link.address().to_string();
+    introduce(&nodes.iter().map(|node| &node.link).collect::<Vec<_>>());
+    nodes[0].raft.initialize(BTreeMap::from([(1, BasicNode::new(address(0)))])).await.unwrap();
+    until("node 1 leads", || nodes[0].leader() == Some(1) && nodes[0].applied() > 0).await;
+    add(&nodes[0], 2, address(1)).await;
+    add(&nodes[0], 3, address(2)).await;
+    let all = BTreeSet::from([1, 2, 3]);
+    timeout(DEADLINE, nodes[0].raft.change_membership(all, false)).await.expect("in time").unwrap();
+    // Many at once: they pipeline, and entries are small and large.
+    let ops = (0..200u64).map(|n| write(&nodes[0], op(&format!("e{n}"), 0, if n % 50 == 0 { 1 << 20 } else { 100 })));
+    futures::future::join_all(ops).await;
+    let last = nodes[0].applied();
+    until("all applied", || nodes.iter().all(|node| node.applied() == last)).await;
+    let counts: Vec<_> = nodes.iter().map(|node| node.machine.state().counts().entities).collect();
+    assert_eq!(counts, [200, 200, 200]);
+
+    nodes[0].raft.trigger().transfer_leader(2).await.unwrap();
+    until("node 2 leads", || nodes.iter().all(|node| node.leader() == Some(2))).await;
+    write_to_leader(&nodes.iter().collect::<Vec<_>>(), op("after", 0, 100)).await;
+
+    // Its streams break and its voice is gone: the others elect one of themselves.
+    nodes[1].link.shutdown().await;
+    let began = Instant::now();
+    until("another leads", || nodes[0].leader().is_some_and(|leader| leader != 2 && nodes[2].leader() == Some(leader)))
+        .await;
+    println!("another leader after {:?}", began.elapsed());
+    write_to_leader(&[&nodes[0], &nodes[2]], op("after", 1, 100)).await;
+    until("both applied", || nodes[0].applied() == nodes[2].applied()).await;
+    for node in &nodes {
+        node.raft.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_the_log_does_not_reach_gets_a_snapshot_which_resumes_where_it_broke() {
+    let site = Site::new();
+    // 8 MiB at 4 MiB a second.
+    let (one, two) = (Node::start(&site, 1, 4 << 20).await, Node::start(&site, 2, 4 << 20).await);
+    let proxy = Proxy::to(two.link.address()).await;
+    introduce(&[&one.link, &two.link]);
+    let address = proxy.address.to_string();
+    one.link.set_members(BTreeMap::from([(1, one.link.address().to_string()), (2, address.clone())])).unwrap();
+    one.raft.initialize(BTreeMap::from([(1, BasicNode::new(one.link.address().to_string()))])).await.unwrap();
+    until("node 1 leads", || one.leader() == Some(1) && one.applied() > 0).await;
+    for n in 0..64 {
+        write(&one, op("e", n, 128 << 10)).await;
+    }
+    let upto = one.applied();
+    one.raft.trigger().snapshot().await.unwrap();
+    until("a snapshot is made", || {
+        one.raft.metrics().borrow_watched().snapshot.is_some_and(|snapshot| snapshot.index >= upto)
+    })
+    .await;
+    one.raft.trigger().purge_log(upto).await.unwrap();
+    until("the log is purged", || one.raft.metrics().borrow_watched().purged.is_some_and(|at| at.index == upto)).await;
+
+    let adding = {
+        let (raft, address) = (one.raft.clone(), address.clone());
+        tokio::spawn(async move { raft.add_learner(2, BasicNode::new(address), true).await })
+    };
+    let arrived = || {
+        let directory = two.machine.incoming().unwrap();
+        let files = std::fs::read_dir(directory).unwrap().filter_map(Result::ok);
+        files.map(|file| file.metadata().map_or(0, |metadata| metadata.len())).sum::<u64>()
+    };
+    until("a part has arrived", || arrived() > 2 << 20).await;
+    proxy.set(Way::Cut);
+    until("it is noticed", || !one.link.is_connected(2)).await;
+    let kept = arrived();
+    assert!(kept > 2 << 20 && two.applied() == 0, "{kept}");
+    proxy.set(Way::Open);
+    let mut least = u64::MAX;
+    until("it is installed", || {
+        let now = arrived();
+        if now > 0 {
+            least = least.min(now);
+        }
+        two.applied() >= upto
+    })
+    .await;
+    assert!(least >= kept, "it began again: {least} of {kept}");
+    timeout(DEADLINE, adding).await.expect("it catches up").unwrap().unwrap();
+    write(&one, op("e", 64, 100)).await;
+    until("the log goes on", || two.applied() == one.applied()).await;
+    assert_eq!(two.machine.state().counts().entities, 1);
+    for node in [one, two] {
+        node.raft.shutdown().await.unwrap();
+        node.link.shutdown().await;
+    }
+}
