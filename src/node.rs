@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::actors::runtime::log::ShardLog;
+use crate::cluster::entities::{EntityLane, HandlerCell};
 use crate::cluster::link::{Identity, Link, LinkSettings};
 use crate::cluster::raft::{GroupSettings, Groups, Network, form, is_formed};
 use crate::providers::keys::{FileKeys, KeyWrapper};
@@ -62,6 +63,9 @@ pub async fn run(
         Arc::new(FileKeys::open(&settings.node.data_dir).map_err(failed("the key-encryption keys"))?);
     let link = open_link(&settings, &keys).await?;
     let network = Network::over(link.clone(), settings.cluster.snapshot_bytes_per_second);
+    let cookie = hex::encode(keys.derive("cluster entity lane v1").as_ref());
+    let lane = EntityLane::start(link.clone(), HandlerCell::default(), &cookie).await;
+    lane.map_err(failed("the entity lane"))?;
     let groups = open_groups(&settings, network).await?;
     let logs = groups.shards().map(|group| Arc::clone(group) as Arc<dyn ShardLog>).collect();
     let settings = Arc::new(settings);
