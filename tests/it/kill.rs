@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::Method;
@@ -25,10 +25,10 @@ const ROUND_WITHIN: Duration = Duration::from_secs(60);
 const DAY: i64 = 86_400;
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, and the same everywhere for a seed.
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub fn roll(&mut self, sides: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -55,8 +55,8 @@ enum Kind {
 }
 
 /// One person's client and what it knows to be acknowledged.
-struct Actor {
-    person: Person,
+pub struct Actor {
+    pub person: Person,
     operator: Client,
     plan: String,
     card: String,
@@ -81,7 +81,7 @@ impl Actor {
     }
 
     /// Works until the node is gone.
-    async fn work(&mut self, index: usize, acknowledged: &Progress) {
+    pub async fn work(&mut self, index: usize, acknowledged: &Progress) {
         let mut again = tokio::time::interval(Duration::from_millis(5));
         loop {
             let wish = match self.wish.take() {
@@ -95,7 +95,8 @@ impl Actor {
                     (&self.person.api, Method::PATCH, "/v1/me", json!({ "display_name": number.to_string() }))
                 }
             };
-            let Some(answer) = client.try_send(method, path, Some(&wish.key), Some(&body)).await else {
+            let answer = client.try_send(method, path, Some(&wish.key), Some(&body)).await;
+            let Some(answer) = answer.filter(|_| !acknowledged.over()) else {
                 self.wish = Some(wish);
                 return;
             };
@@ -129,9 +130,10 @@ impl Actor {
 
 /// Counts acknowledgements and wakes whoever waits for a number of them.
 #[derive(Default)]
-struct Progress {
+pub struct Progress {
     count: AtomicU64,
     changed: Notify,
+    over: AtomicBool,
 }
 
 impl Progress {
@@ -140,19 +142,28 @@ impl Progress {
         self.changed.notify_one();
     }
 
-    async fn reaches(&self, target: u64) {
+    /// Answers from now on are not believed: the node has no power any more.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::SeqCst);
+    }
+
+    fn over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+
+    pub async fn reaches(&self, target: u64) {
         while self.count.load(Ordering::Relaxed) < target {
             self.changed.notified().await;
         }
     }
 }
 
-fn environment(name: &str, default: u64) -> u64 {
+pub fn environment(name: &str, default: u64) -> u64 {
     let text = std::env::var(name).ok();
     text.map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
-async fn actors(node: &Node, seed: u64) -> Vec<Actor> {
+pub async fn actors(node: &Node, seed: u64) -> Vec<Actor> {
     let mut actors = Vec::new();
     for index in 0..PEOPLE {
         let email = format!("person{index}@example.com");
@@ -232,7 +243,7 @@ async fn fifty_kills_lose_nothing_and_repeat_nothing() {
 }
 
 /// Lets every client have its last wish, and the node its last effects.
-async fn finish(node: &Node, actors: &mut [Actor]) {
+pub async fn finish(node: &Node, actors: &mut [Actor]) {
     for actor in actors.iter_mut() {
         actor.person = actor.person.sign_in(node).await;
         let Some(wish) = actor.wish.take() else { continue };
@@ -272,7 +283,7 @@ async fn all(client: &Client, path: &str) -> Vec<Value> {
     }
 }
 
-async fn check(node: &Node, actors: &[Actor]) {
+pub async fn check(node: &Node, actors: &[Actor]) {
     let mails = Maildir::of(&node.data()).all().await;
     let mut numbers = Vec::new();
     let mut paid = BTreeSet::new();

@@ -3,6 +3,7 @@
 //! With the feature `peers`, also against programs made elsewhere, which `scripts/test` installs.
 
 mod cli;
+mod disk;
 mod http;
 mod kill;
 mod links;

@@ -23,12 +23,16 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// What a node is started with: the sandbox defaults of the tests, and what a test sets on top.
 pub struct Plan {
     environment: Vec<(String, String)>,
+    /// Where the data goes; elsewhere than beside the log when a test wants a disk of its own.
+    data: Option<PathBuf>,
+    /// What the node runs under, such as strace(1) and its arguments.
+    under: Vec<String>,
 }
 
 impl Plan {
     /// Virtual clock, limits out of the way, everything else embedded defaults.
     pub fn sandbox() -> Self {
-        let plan = Self { environment: Vec::new() }.set("clock", "virtual");
+        let plan = Self { environment: Vec::new(), data: None, under: Vec::new() }.set("clock", "virtual");
         ["auth", "account", "public", "read", "write", "money"].iter().fold(plan, |plan, class| {
             let plan = plan.set(&format!("limits.{class}.per_minute"), "1000000");
             plan.set(&format!("limits.{class}.burst"), "1000000")
@@ -42,20 +46,39 @@ impl Plan {
         self
     }
 
+    /// Keeps the data in this directory.
+    pub fn data(mut self, path: PathBuf) -> Self {
+        self.data = Some(path);
+        self
+    }
+
+    /// Runs the node under another program.
+    pub fn under(mut self, program: &[&str]) -> Self {
+        self.under = program.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
     /// Starts the node and waits until it is ready.
     pub async fn start(self) -> Node {
+        let mut node = self.prepare();
+        node.start().await;
+        node
+    }
+
+    /// The node, not started yet.
+    pub fn prepare(self) -> Node {
         let directory = TempDir::new().expect("a temporary directory");
         let ip = loopback();
-        let mut node = Node {
+        Node {
             gateway: free_port(ip),
             admin: free_port(ip),
             cluster: free_port(ip),
             environment: self.environment,
+            data: self.data.unwrap_or_else(|| directory.path().join("data")),
+            under: self.under,
             directory,
             child: None,
-        };
-        node.start().await;
-        node
+        }
     }
 }
 
@@ -79,13 +102,15 @@ pub struct Node {
     pub admin: SocketAddr,
     cluster: SocketAddr,
     environment: Vec<(String, String)>,
+    data: PathBuf,
+    under: Vec<String>,
     directory: TempDir,
     child: Option<Child>,
 }
 
 impl Node {
     pub fn data(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.data.clone()
     }
 
     /// The gateway, without credentials.
@@ -107,7 +132,11 @@ impl Node {
 
     /// The binary with this node's flags and environment, for another subcommand.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_construct"));
+        let binary = env!("CARGO_BIN_EXE_construct");
+        let mut command = Command::new(self.under.first().map_or(binary, String::as_str));
+        if !self.under.is_empty() {
+            command.args(&self.under[1..]).arg(binary);
+        }
         command.args(arguments).env_clear().envs(self.environment.clone()).current_dir(self.directory.path());
         command.stdin(Stdio::null()).kill_on_drop(true);
         for name in ["PATH", "HOME", "RUST_BACKTRACE"] {
@@ -199,8 +228,9 @@ impl Node {
         self.directory.path().join("node.log")
     }
 
+    /// Everything it logged, over all starts.
     pub fn whole_log(&self) -> String {
-        std::fs::read_to_string(self.log_path()).expect("a log")
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
     /// The end of the log.
