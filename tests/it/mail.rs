@@ -1,5 +1,7 @@
 //! Mail that the node sent: read back from the embedded Maildir, and as much MIME as that takes.
 
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -73,6 +75,17 @@ pub struct Maildir(pub PathBuf);
 impl Maildir {
     pub fn of(data: &Path) -> Self {
         Self(data.join("outbox/mail"))
+    }
+}
+
+impl Maildir {
+    /// The messages in files not seen before, oldest first; notes their names.
+    pub fn unread(&self, seen: &mut HashSet<OsString>) -> Vec<Mail> {
+        let entries = std::fs::read_dir(self.0.join("new")).into_iter().flatten().map(|entry| entry.expect("an entry"));
+        let mut fresh: Vec<_> = entries.filter(|entry| seen.insert(entry.file_name())).collect();
+        fresh.sort_by_cached_key(|entry| entry.metadata().and_then(|metadata| metadata.modified()).ok());
+        let read = |entry: std::fs::DirEntry| std::fs::read(entry.path()).expect("a readable message");
+        fresh.into_iter().map(|entry| parse(&String::from_utf8_lossy(&read(entry)))).collect()
     }
 }
 

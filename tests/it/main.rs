@@ -1,18 +1,25 @@
 //! The product from the outside: real nodes in processes of their own, judged over their public edges.
 //!
-//! With the feature `peers`, also against programs made elsewhere, which `scripts/test` installs.
+//! With the feature `failpoints`, a node ends at named steps. With the feature `peers`, also against programs made
+//! elsewhere, which `scripts/test` installs.
 
 mod cli;
+#[cfg(feature = "failpoints")]
+mod crash;
 mod disk;
 mod http;
 mod kill;
 mod links;
+mod load;
 mod mail;
 mod node;
 #[cfg(feature = "peers")]
 mod peers;
 mod person;
 mod readme;
+#[cfg(feature = "failpoints")]
+mod sms_crash;
+mod soak;
 mod socket;
 mod tour;
 mod walk;

@@ -58,6 +58,13 @@ impl Plan {
         self
     }
 
+    /// Sets a variable of the process that is no key of the configuration.
+    #[cfg(feature = "peers")]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Starts the node and waits until it is ready.
     pub async fn start(self) -> Node {
         let mut node = self.prepare();
@@ -130,9 +137,11 @@ impl Node {
         self.api().with_token(token.trim())
     }
 
-    /// The binary with this node's flags and environment, for another subcommand.
+    /// The binary (or the one that `CONSTRUCT_TEST_BINARY` names) with this node's flags and environment, for another
+    /// subcommand.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let binary = env!("CARGO_BIN_EXE_construct");
+        let built = std::env::var("CONSTRUCT_TEST_BINARY");
+        let binary = built.as_deref().unwrap_or(env!("CARGO_BIN_EXE_construct"));
         let mut command = Command::new(self.under.first().map_or(binary, String::as_str));
         if !self.under.is_empty() {
             command.args(&self.under[1..]).arg(binary);
@@ -175,20 +184,53 @@ impl Node {
     }
 
     pub async fn wait_ready(&mut self) {
+        assert!(self.ready_or_ended().await, "the node ended before it was ready\n{}", self.log());
+    }
+
+    /// Waits until the node is ready; false when it ended before.
+    pub async fn ready_or_ended(&mut self) -> bool {
         let deadline = Instant::now() + READY_WITHIN;
         let client = self.api();
         let mut poll = tokio::time::interval(Duration::from_millis(20));
         loop {
             poll.tick().await;
             if client.try_get("/readyz").await.is_some_and(|answer| answer.status == 200) {
-                return;
+                return true;
             }
             let ended = self.child.as_mut().and_then(|child| child.try_wait().expect("a child to wait for"));
-            if let Some(status) = ended {
-                panic!("the node ended with {status} before it was ready\n{}", self.log());
+            if ended.is_some() {
+                return false;
             }
             assert!(Instant::now() < deadline, "the node is not ready within {READY_WITHIN:?}\n{}", self.log());
         }
+    }
+
+    /// Lets the next process end itself once it passed a fail point `before` times and comes there again.
+    #[cfg(feature = "failpoints")]
+    pub fn arm(&mut self, point: &str, before: u64) {
+        self.disarm();
+        let skipped = if before > 0 { format!("{before}*off->") } else { String::new() };
+        self.environment.push(("FAILPOINTS".to_owned(), format!("{point}={skipped}return")));
+    }
+
+    #[cfg(feature = "failpoints")]
+    pub fn disarm(&mut self) {
+        self.environment.retain(|(name, _)| name != "FAILPOINTS");
+    }
+
+    /// Waits until the process has ended by itself, by SIGABRT.
+    #[cfg(feature = "failpoints")]
+    pub async fn aborted(&mut self) {
+        let mut child = self.child.take().expect("a running node");
+        let ended = tokio::time::timeout(ENDS_WITHIN, child.wait()).await;
+        let status = ended.unwrap_or_else(|_| panic!("no end within {ENDS_WITHIN:?}\n{}", self.log()));
+        let signal = std::os::unix::process::ExitStatusExt::signal(&status.expect("an exit status"));
+        assert_eq!(signal, Some(6), "aborted\n{}", self.log());
+    }
+
+    /// The id of the running process.
+    pub fn process(&self) -> u32 {
+        self.child.as_ref().and_then(Child::id).expect("a running node")
     }
 
     /// `kill -9`, and waits until the process is gone.
@@ -200,7 +242,7 @@ impl Node {
 
     /// `kill -9` for whoever does not hold the node; `kill` must still follow.
     pub fn killer(&self) -> impl Future<Output = ()> + use<> {
-        let id = self.child.as_ref().and_then(Child::id).expect("a running node").to_string();
+        let id = self.process().to_string();
         async move {
             let sent = Command::new("kill").args(["-KILL", &id]).status().await.expect("kill(1)");
             assert!(sent.success(), "SIGKILL was sent");

@@ -46,9 +46,14 @@ impl Socket {
 
     /// Connects with a whole `connect` request. `Err` is the server's error reply or close code.
     pub async fn open_with(address: SocketAddr, request: Value) -> Result<Self, Value> {
-        let stream = TcpStream::connect(address).await.expect("a connection");
+        Self::try_open_with(address, request).await.expect("a WebSocket")
+    }
+
+    /// As [`Socket::open_with`]; `None` when nobody is there.
+    pub async fn try_open_with(address: SocketAddr, request: Value) -> Option<Result<Self, Value>> {
+        let stream = TcpStream::connect(address).await.ok()?;
         let url = format!("ws://{address}/connection/websocket");
-        let (stream, _) = tokio_tungstenite::client_async(url, stream).await.expect("a WebSocket");
+        let (stream, _) = tokio_tungstenite::client_async(url, stream).await.ok()?;
         let mut socket = Self {
             address,
             stream,
@@ -60,7 +65,7 @@ impl Socket {
         };
         let reply = socket.call("connect", request).await;
         if reply["connect"].is_null() {
-            return Err(reply);
+            return Some(Err(reply));
         }
         socket.connected = reply["connect"].clone();
         let recovered: Vec<Value> = socket.connected["subs"]
@@ -70,7 +75,7 @@ impl Socket {
             .flat_map(|(_, sub)| sub["publications"].as_array().cloned().unwrap_or_default())
             .collect();
         socket.publications.extend(recovered);
-        Ok(socket)
+        Some(Ok(socket))
     }
 
     /// Sends a command and waits for its reply; a close in between answers `{"closed": code}`.

@@ -39,7 +39,9 @@ impl Compliance {
         let _one = self.rotating.try_lock().map_err(|_| running())?;
         let version = self.keys.rotate().await.map_err(|error| failed(&error))?;
         fail_point::reach("rotation.version_added");
-        identity.rotate_signing_key(origin).await?;
+        // Not under the idempotency key: a repeat after a crash has a newer version, and must not be told of the key that
+        // the first try made under the version that is about to be destroyed.
+        identity.rotate_signing_key(&unkeyed(origin)).await?;
         fail_point::reach("rotation.signing_key_rotated");
         self.rewrap_audit_key(version, origin).await?;
         fail_point::reach("rotation.audit_key_wrapped");

@@ -1,11 +1,11 @@
 //! The source of domain time of a node: the system's clock, or a virtual one that stands still until advanced.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::steady::SteadyClock;
 use crate::kernel::{Clock, Context, Decision, Entity, EntityId, Error, Timestamp};
 
 /// Which time the cluster runs on.
@@ -19,6 +19,7 @@ pub enum ClockMode {
 /// The clock of a node.
 pub struct NodeClock {
     mode: ClockMode,
+    system: SteadyClock,
     virtual_now: AtomicI64,
     changed: watch::Sender<()>,
 }
@@ -26,14 +27,15 @@ pub struct NodeClock {
 impl NodeClock {
     #[must_use]
     pub fn system() -> Self {
-        Self { mode: ClockMode::System, virtual_now: AtomicI64::new(0), changed: watch::channel(()).0 }
+        let (system, virtual_now) = (SteadyClock::default(), AtomicI64::new(0));
+        Self { mode: ClockMode::System, system, virtual_now, changed: watch::channel(()).0 }
     }
 
     /// A virtual clock; `now` as the cluster last had it, or the real time at first start.
     #[must_use]
     pub fn virtual_at(now: Timestamp) -> Self {
-        let virtual_now = AtomicI64::new(now.as_millis());
-        Self { mode: ClockMode::Virtual, virtual_now, changed: watch::channel(()).0 }
+        let (system, virtual_now) = (SteadyClock::default(), AtomicI64::new(now.as_millis()));
+        Self { mode: ClockMode::Virtual, system, virtual_now, changed: watch::channel(()).0 }
     }
 
     #[must_use]
@@ -57,18 +59,10 @@ impl NodeClock {
 impl Clock for NodeClock {
     fn now(&self) -> Timestamp {
         match self.mode {
-            ClockMode::System => wall_now(),
+            ClockMode::System => self.system.now(),
             ClockMode::Virtual => Timestamp::from_millis(self.virtual_now.load(Ordering::Acquire)),
         }
     }
-}
-
-/// The system's time.
-#[must_use]
-#[expect(clippy::disallowed_methods, reason = "this is the one place where the system's time is read")]
-pub fn wall_now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// The virtual clock of the cluster, durable: `clock/clock` on the meta shard.

@@ -24,6 +24,7 @@ pub mod router;
 pub mod sealer;
 pub mod sealing;
 pub mod shard;
+pub mod steady;
 pub mod supervisor;
 #[cfg(test)]
 pub mod testing;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use construct::kernel::{AuditRecord, Batch, Change, EntityId, Op, Timestamp};
 use construct::storage::state::ShardState;
 
-use crate::kill::Dice;
+use crate::load::Dice;
 
 /// Sizes of values: in a page, in a few, and above what sled is given in one piece.
 const SIZES: [usize; 3] = [512, 6 << 10, 64 << 10];

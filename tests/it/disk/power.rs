@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::victim::{Load, Victim, Word};
 use super::volume::{Cutter, Volume, shim};
 use crate::http::fresh_key;
-use crate::kill::{Dice, environment};
+use crate::load::{Dice, environment};
 
 const CUTS: u64 = 12;
 const AIMS: [&str; 7] = ["now", "now", "flush", "snapshot", "kept", "segment", "purge"];

@@ -7,8 +7,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::volume::{Cutter, Volume};
-use crate::http::fresh_key;
-use crate::kill::{self, Dice, Progress, environment};
+use crate::load::{self, Dice, Floor, Load, environment};
 use crate::mail::Maildir;
 use crate::node::Plan;
 use crate::person::{self, Person};
@@ -30,37 +29,31 @@ fn busy_disk() -> Plan {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn power_cuts_of_the_whole_node_lose_nothing_and_repeat_nothing() {
-    let fresh = u64::from_str_radix(&fresh_key()[..12], 16).expect("hexadecimal");
-    let seed = environment("CONSTRUCT_TEST_SEED", fresh);
-    let cuts = environment("CONSTRUCT_TEST_CUTS", CUTS);
-    println!("CONSTRUCT_TEST_SEED={seed} CONSTRUCT_TEST_CUTS={cuts}");
+    let (seed, cuts) = (load::seed(), environment("CONSTRUCT_TEST_CUTS", CUTS));
+    println!("CONSTRUCT_TEST_CUTS={cuts}");
     let (mut dice, volume) = (Dice(seed), Volume::new(1024));
     let data = volume.path().join("data");
-    let plan = busy_disk().data(data.clone()).set("identity.access_token_seconds", "2592000");
+    let plan = load::patient(busy_disk()).data(data.clone());
     let mut node = plan.start().await;
-    let mut actors = kill::actors(&node, seed).await;
+    let mut load = Load::begin(&node, seed).await;
     let mut aims = BTreeMap::<String, u64>::new();
     for round in 0..cuts {
-        for actor in &mut actors {
-            actor.person = actor.person.sign_in(&node).await;
-        }
         let aim = AIMS[usize::try_from(dice.roll(AIMS.len() as u64)).expect("small")];
         let mut cutter = Cutter::new(&volume, &data, aim, 1 + dice.roll(3), dice.roll(4000));
-        let progress = Arc::new(Progress::default());
+        let floor = Arc::new(Floor::new(false));
         let target = 1 + dice.roll(60);
-        let working = futures::future::join_all(actors.iter_mut().enumerate().map(|(i, a)| a.work(i, &progress)));
         let killer = node.killer();
         let cutting = async {
-            let stuck = timeout(ROUND_WITHIN, progress.reaches(target)).await.is_err();
+            let stuck = timeout(ROUND_WITHIN, floor.reaches(target)).await.is_err();
             cutter.go();
             if aim == "now" {
                 cutter.go();
             }
             let cut = tokio::task::spawn_blocking({
-                let progress = Arc::clone(&progress);
+                let floor = Arc::clone(&floor);
                 move || {
                     cutter.about();
-                    progress.end();
+                    floor.distrust();
                     cutter.cut()
                 }
             });
@@ -68,7 +61,7 @@ async fn power_cuts_of_the_whole_node_lose_nothing_and_repeat_nothing() {
             killer.await;
             (stuck, why)
         };
-        let (_, (stuck, why)) = tokio::join!(working, cutting);
+        let (_, (stuck, why)) = tokio::join!(load.work(&floor), cutting);
         assert!(!stuck, "round {round} is stuck\n{}", node.log());
         *aims.entry(why).or_default() += 1;
         node.kill().await;
@@ -76,8 +69,7 @@ async fn power_cuts_of_the_whole_node_lose_nothing_and_repeat_nothing() {
         node.start().await;
     }
     println!("{aims:?}");
-    kill::finish(&node, &mut actors).await;
-    kill::check(&node, &actors).await;
+    load.finish(&node).await;
     let healed = node.whole_log();
     assert!(!healed.contains("rebuilt"), "the state store never lost what it had confirmed:\n{healed}");
     node.stop().await;

@@ -7,6 +7,7 @@
 mod adapters;
 mod browser;
 mod centrifuge;
+mod clock_jump;
 mod counting_proxy;
 mod localstripe;
 mod maildev;

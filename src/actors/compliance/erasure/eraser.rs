@@ -96,10 +96,11 @@ impl Eraser {
             self.sealing.lock().unwrap_or_else(PoisonError::into_inner).insert(user_id.to_owned());
         }
         if waits && is_settled(shard, user_id).map_err(|error| unreadable(&error))? {
-            fail_point::reach(match phase {
-                Phase::Settling => "erasure.before_account",
-                _ => "erasure.before_key",
-            });
+            if phase == Phase::Settling {
+                fail_point::reach("erasure.before_account");
+            } else {
+                fail_point::reach("erasure.before_key");
+            }
             self.ask(user_id, Command::Settled).await?;
             fail_point::reach("erasure.advanced");
         }

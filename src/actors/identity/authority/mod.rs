@@ -236,9 +236,13 @@ impl Authority {
     /// As [`Authority::start`].
     pub async fn rotate_signing_key(&self, origin: &Origin) -> Result<(), Error> {
         let key = new_signing_key(&*self.keys, self.clock.now()).await.map_err(key_service_failed)?;
-        self.router.ask::<SigningKeys>(&signing_keys::id(), signing_keys::Command::Rotate(key), origin).await?;
+        let (id, kid) = (signing_keys::id(), key.kid.clone());
+        let signing_keys::Reply::Keys(stored) =
+            self.router.ask::<SigningKeys>(&id, signing_keys::Command::Rotate(key), origin).await?;
         self.key_set.forget();
-        Ok(())
+        // Whoever rotates goes on to destroy what wrapped the old key: it must be this one that signs.
+        let signs = stored.first().is_some_and(|first| first.kid == kid);
+        if signs { Ok(()) } else { Err(Error::unavailable("The signing key was rotated by somebody else meanwhile.")) }
     }
 
     async fn key_set(&self) -> Result<Arc<KeySet>, Error> {

@@ -12,11 +12,11 @@ use std::time::Duration;
 use metrics::counter;
 
 use super::backoff;
-use crate::actors::runtime::clock::wall_now;
 use crate::actors::runtime::message::Work;
 use crate::actors::runtime::router::Router;
 use crate::actors::runtime::sealing::{Place, open};
 use crate::actors::runtime::shard::{Delivered, Shard};
+use crate::actors::runtime::steady::wall_now;
 use crate::kernel::{
     DedupeKey, EntityId, Error, ErrorCode, Op, Origin, OutboxChange, OutboxRecord, OutboxState, Outcome, ProviderKind,
     Target, fail_point,

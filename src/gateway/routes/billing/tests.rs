@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{admin_endpoints, endpoints};
 use crate::actors::billing::terms::seed_plans;
-use crate::actors::runtime::clock::wall_now;
+use crate::actors::runtime::steady::wall_now;
 use crate::gateway::pipeline::Gateway;
 use crate::gateway::services::Services;
 use crate::gateway::testing::{Answered, OPERATOR, gateway_of, send, services};

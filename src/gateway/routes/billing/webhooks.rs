@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::actors::billing::invoice::{self, Command, Invoice};
-use crate::actors::runtime::clock::wall_now;
+use crate::actors::runtime::steady::wall_now;
 use crate::gateway::{Access, Call, Endpoint, IdempotencyRule, LimitClass, Reply};
 use crate::kernel::id::is_type_id;
 use crate::kernel::{Error, ErrorCode, Origin};
