@@ -134,9 +134,7 @@ impl Writer {
         for item in items {
             let mut places = Vec::with_capacity(item.records.len());
             for record in &item.records {
-                if self.make_room(frame::size(record.body.len()))? {
-                    self.settle(&mut staged)?;
-                }
+                self.make_room(frame::size(record.body.len()), &mut staged)?;
                 places.push(self.stage(record));
             }
             staged.push(Staged { item, places });
@@ -145,19 +143,20 @@ impl Writer {
         self.settle(&mut staged)
     }
 
-    /// Sees to it that a frame of `size` bytes fits behind the buffer. True when what was buffered is now durable.
-    fn make_room(&mut self, size: u32) -> Result<bool, WalError> {
+    /// Sees to it that a frame of `size` bytes fits behind the buffer. What is durable by then is settled before a new
+    /// segment begins: its header names the oldest segment, and must not name one that `staged` has just freed.
+    fn make_room(&mut self, size: u32, staged: &mut Vec<Staged>) -> Result<(), WalError> {
         let seal = u64::from(frame::size(0));
         if u64::from(self.end()) + u64::from(size) + seal > self.head.size() {
             self.seal()?;
-            self.begin_segment(u64::from(HEADER_BYTES) + u64::from(size) + seal)?;
-            return Ok(true);
+            self.settle(staged)?;
+            return self.begin_segment(u64::from(HEADER_BYTES) + u64::from(size) + seal);
         }
         if !self.buffer.is_empty() && self.buffer.len() + size as usize > MAX_WRITE_BYTES {
             self.flush()?;
-            return Ok(true);
+            self.settle(staged)?;
         }
-        Ok(false)
+        Ok(())
     }
 
     /// Where the next frame goes.
@@ -296,5 +295,44 @@ impl Drop for FailOnPanic {
         if std::thread::panicking() {
             self.0.fail("the writer panicked");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::WalOptions;
+    use super::super::disk::OsDisk;
+    use super::super::queue::Completion;
+    use super::super::record::encode_vote;
+    use super::super::recovery::recover;
+    use super::*;
+    use crate::storage::types::Vote;
+
+    fn votes(count: usize) -> Item {
+        let body = encode_vote(&Vote::new(1, 1)).unwrap();
+        let vote = Record { group: 1, kind: Kind::Vote, body, entry: None };
+        let records = (0..count).map(|_| Record { body: vote.body.clone(), ..vote }).collect();
+        Item::new(records, Completion::none())
+    }
+
+    #[test]
+    fn a_segment_freed_by_the_last_write_before_another_begins_is_not_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk::open(dir.path()).unwrap());
+        let options = WalOptions { segment_bytes: 4 << 10, ..WalOptions::default() };
+        let shared = Arc::new(Shared::new(options, BTreeMap::default(), 1));
+        let mut writer = Writer::new(shared, Arc::clone(&disk), VecDeque::new(), BTreeMap::new()).unwrap();
+        while writer.sealed.is_empty() {
+            writer.commit(vec![votes(1)]).unwrap();
+        }
+        writer.reclaim().unwrap();
+        let mut items = writer.shared.queue.take(Duration::ZERO).unwrap().expect("the marker of segment 1");
+        // A little more than the rest of segment 2.
+        items.push(votes((4 << 10) / frame::size(votes(1).records[0].body.len()) as usize));
+        writer.commit(items).unwrap();
+        assert_eq!(writer.head.number(), 3);
+        assert!(writer.sealed.front().is_some_and(|oldest| oldest.number() == 2), "segment 1 is freed");
+        drop(writer);
+        recover(&*disk).expect("nothing is missing");
     }
 }
