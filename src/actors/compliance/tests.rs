@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use tokio::sync::oneshot;
 
 use super::audit_log::search::{Filter, search};
 use super::audit_log::{AuditLog, Query, export};
@@ -18,14 +17,14 @@ use crate::actors::identity::session::{self, Client, Session};
 use crate::actors::identity::user::{self, User};
 use crate::actors::runtime::clock::NodeClock;
 use crate::actors::runtime::kinds::Kinds;
-use crate::actors::runtime::log::{LogError, LogStatus, ShardLog};
+use crate::actors::runtime::log::{Completion, LogError, LogStatus, ShardLog};
 use crate::actors::runtime::sealer::Sealer;
 use crate::actors::runtime::testing::MemoryLog;
 use crate::actors::runtime::{Runtime, RuntimeOptions, RuntimeParts};
 use crate::kernel::merkle::{leaf_hash, verify_consistency, verify_inclusion};
 use crate::kernel::{
-    EntityId, Error, ErrorCode, Op, OpOutcome, Origin, Principal, ProviderKind, Secret, ShardId, Slot, Timestamp,
-    codec, id::type_id,
+    EntityId, Error, ErrorCode, Op, Origin, Principal, ProviderKind, Secret, ShardId, Slot, Timestamp, codec,
+    id::type_id,
 };
 use crate::providers::email::{EmailReceipt, EmailRequest};
 use crate::providers::keys::{FileKeys, KeyWrapper};
@@ -49,9 +48,9 @@ impl ShardLog for RecordingLog {
         self.inner.shard()
     }
 
-    fn propose(&self, op: Op) -> Result<oneshot::Receiver<Result<OpOutcome, LogError>>, LogError> {
+    fn propose_then(&self, op: Op, done: Completion) -> Result<(), LogError> {
         self.disk.lock().expect("not poisoned").extend(codec::encode(&op).expect("encodes"));
-        self.inner.propose(op)
+        self.inner.propose_then(op, done)
     }
 
     async fn read_barrier(&self) -> Result<(), LogError> {

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use super::directory::Vitals;
 use super::message::{Answer, Durable, EntityMessage, Failure, Request, Standing, Work};
-use super::proposal::{Stop, Watcher, panic_text};
+use super::proposal::{Asked, Stop, panic_text};
 use super::sealing::{Place, open};
 use super::shard::ShardParts;
 use crate::kernel::{Context, Decision, DedupeKey, Entity, EntityId, Error, ErrorCode, Timestamp, codec, fail_point};
@@ -201,26 +201,8 @@ impl<E: Entity> Turn<'_, E> {
             return Ok(());
         }
         fail_point::reach("command.decided");
-        match self.propose(decision, &context, &work, dedupe).await {
-            Ok((commit, bytes)) => {
-                fail_point::reach("command.proposed");
-                let watcher = Watcher {
-                    sequence: self.loaded.sequence,
-                    durable: self.loaded.durable.clone(),
-                    actor: self.myself.clone(),
-                    vitals: Arc::clone(self.vitals),
-                    key: self.loaded.key.clone(),
-                    id: self.id.clone(),
-                };
-                self.vitals.in_flight.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(async move {
-                    let result = watcher.outcome(commit, bytes).await;
-                    fail_point::reach("command.before_reply");
-                    let _ = reply.send(result);
-                    drop(permit);
-                });
-                Ok(())
-            }
+        match self.prepare(decision, &context, &work, dedupe).await {
+            Ok(prepared) => Ok(self.propose(prepared, &work, Asked { reply, permit })),
             Err(Stop::Refused(error)) => Ok(drop(reply.send(Err(Failure::Refused(error))))),
             Err(Stop::Crashed(text)) => {
                 let _ = reply.send(Err(Failure::Refused(Error::internal())));

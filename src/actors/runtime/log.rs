@@ -47,17 +47,57 @@ pub struct Replica {
     pub matched: Option<u64>,
 }
 
+/// Hears once how an operation ended: durable on a majority and applied here, or not. Dropped unheard, it hears
+/// [`LogError::Stopped`]. What it does must be short: it runs between two others.
+pub struct Completion(Option<Box<dyn FnOnce(Result<OpOutcome, LogError>) + Send>>);
+
+impl Completion {
+    pub fn new(hear: impl FnOnce(Result<OpOutcome, LogError>) + Send + 'static) -> Self {
+        Self(Some(Box::new(hear)))
+    }
+
+    pub fn complete(mut self, outcome: Result<OpOutcome, LogError>) {
+        if let Some(hear) = self.0.take() {
+            hear(outcome);
+        }
+    }
+
+    /// Hears that the operation was not accepted; `error` to be returned to whoever proposed it.
+    pub fn refuse(self, error: LogError) -> LogError {
+        self.complete(Err(error.clone()));
+        error
+    }
+}
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        if let Some(hear) = self.0.take() {
+            hear(Err(LogError::Stopped));
+        }
+    }
+}
+
 /// The replicated log of one shard, and the state it builds.
 #[async_trait]
 pub trait ShardLog: Send + Sync + 'static {
     fn shard(&self) -> ShardId;
 
-    /// Queues an operation; operations commit in the order of these calls. The receiver yields once the operation is
-    /// durable on a majority and applied here. A dropped sender means [`LogError::Stopped`].
+    /// Queues an operation; operations commit in the order of these calls.
     ///
     /// # Errors
-    /// [`LogError::Overloaded`] when the bounded queue is full; nothing was queued.
-    fn propose(&self, op: Op) -> Result<oneshot::Receiver<Result<OpOutcome, LogError>>, LogError>;
+    /// [`LogError::Overloaded`] when the bounded queue is full; nothing was queued, and `done` has heard the same.
+    fn propose_then(&self, op: Op, done: Completion) -> Result<(), LogError>;
+
+    /// As [`ShardLog::propose_then`], with a receiver that yields the outcome.
+    ///
+    /// # Errors
+    /// As [`ShardLog::propose_then`].
+    fn propose(&self, op: Op) -> Result<oneshot::Receiver<Result<OpOutcome, LogError>>, LogError> {
+        let (answer, outcome) = oneshot::channel();
+        // Whoever asked may be gone.
+        self.propose_then(op, Completion::new(move |ended| drop(answer.send(ended))))?;
+        Ok(outcome)
+    }
 
     /// Returns once reads of [`ShardLog::state`] see everything acknowledged before this call (lease read).
     ///

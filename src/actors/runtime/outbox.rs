@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use metrics::gauge;
+use metrics::{Gauge, gauge};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -76,6 +76,8 @@ pub struct Outbox {
     /// Queues that could go on now, or are going on.
     busy: AtomicUsize,
     read_up_to: AtomicU64,
+    known: Gauge,
+    waiting: Gauge,
 }
 
 /// The scheduler's memory, owned by its task.
@@ -96,7 +98,10 @@ impl Outbox {
     #[must_use]
     pub fn new(shard: Arc<Shard>, router: Router, providers: BTreeMap<ProviderKind, Arc<dyn Provider>>) -> Self {
         let courier = Arc::new(Courier::new(Arc::clone(&shard), router, providers));
-        Self { shard, courier, busy: AtomicUsize::new(0), read_up_to: AtomicU64::new(0) }
+        let name = shard.parts.log.shard().to_string();
+        let known = gauge!("construct_outbox_records", "shard" => name.clone(), "state" => "known");
+        let waiting = gauge!("construct_outbox_records", "shard" => name, "state" => "waiting");
+        Self { shard, courier, busy: AtomicUsize::new(0), read_up_to: AtomicU64::new(0), known, waiting }
     }
 
     /// Whether every record is delivered or waits for a retry.
@@ -112,7 +117,7 @@ impl Outbox {
         let mut schedule = Schedule::default();
         let (report, mut reports) = mpsc::unbounded_channel();
         loop {
-            applied.mark_unchanged();
+            let seen = applied.borrow_and_update().outbox_head;
             self.read(&mut schedule);
             schedule.wake(Instant::now());
             self.dispatch(&mut schedule, &report, &stopping);
@@ -135,7 +140,8 @@ impl Outbox {
                         schedule.finished(lane, number, attempt);
                     }
                 }
-                changed = applied.changed() => if changed.is_err() { return },
+                // Most of what is applied leaves nothing to deliver.
+                stopped = async { applied.wait_for(|now| now.outbox_head != seen).await.is_err() } => if stopped { return },
             }
         }
     }
@@ -186,11 +192,10 @@ impl Outbox {
 
     fn publish(&self, schedule: &Schedule) {
         self.busy.store(schedule.busy(), Ordering::Release);
-        let shard = self.shard.parts.log.shard().to_string();
         #[expect(clippy::cast_precision_loss, reason = "a bounded count is far below 2^52")]
-        gauge!("construct_outbox_records", "shard" => shard.clone(), "state" => "known").set(schedule.known as f64);
+        self.known.set(schedule.known as f64);
         #[expect(clippy::cast_precision_loss, reason = "a bounded count is far below 2^52")]
-        gauge!("construct_outbox_records", "shard" => shard, "state" => "waiting").set(schedule.later.len() as f64);
+        self.waiting.set(schedule.later.len() as f64);
     }
 }
 

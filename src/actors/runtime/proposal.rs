@@ -6,28 +6,28 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ractor::ActorRef;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::directory::Vitals;
 use super::entity_actor::{Taken, Turn};
-use super::log::LogError;
+use super::log::{Completion, LogError};
 use super::message::{Answer, Durable, EntityMessage, Failure, Standing, Work};
 use super::sealing::{Place, open, seal};
 use crate::kernel::{
     Batch, Change, Context, Decision, DedupeKey, Effect, Entity, EntityId, Error, ErrorCode, Op, OpOutcome,
-    OutboxRecord, OutboxState, Target, Timestamp, codec,
+    OutboxRecord, OutboxState, Target, Timestamp, codec, fail_point,
 };
 use crate::storage::seal::DataKey;
 
 impl<E: Entity> Turn<'_, E> {
-    /// Seals and proposes a decision, and applies its events. On a refusal the state is as before.
-    pub(super) async fn propose(
+    /// Applies the events of a decision and seals it into a batch. On a refusal the state is as before.
+    pub(super) async fn prepare(
         &mut self,
         decision: Decision<E>,
         context: &Context,
         work: &Work,
         dedupe: Option<DedupeKey>,
-    ) -> Result<(oneshot::Receiver<Result<OpOutcome, LogError>>, Vec<u8>), Stop> {
+    ) -> Result<Prepared, Stop> {
         let before = self.loaded.sequence;
         let next = before + (decision.events.len() as u64).max(1);
         let snapshot_due = decision.purge || next - self.loaded.snapshot_at >= E::SNAPSHOT_EVERY;
@@ -52,33 +52,49 @@ impl<E: Entity> Turn<'_, E> {
             Ok(()) => self.batch(decision, context, work, dedupe, Encoded { events, reply: &reply, snapshot_due }),
             Err(error) => Err(Stop::Refused(error)),
         };
-        let proposed = sealed.and_then(|batch| {
-            self.parts.log.propose(Op::Batch(Box::new(batch))).map_err(|error| Stop::Refused(refusal(&error)))
+        sealed.map(|batch| Prepared { batch, reply, next, snapshot_due }).inspect_err(|_| self.roll_back())
+    }
+
+    /// Proposes a batch; whoever asked hears when it is durable, or why it is not.
+    pub(super) fn propose(&mut self, prepared: Prepared, work: &Work, asked: Asked) {
+        let Prepared { batch, reply, next, snapshot_due } = prepared;
+        let watcher = Watcher {
+            sequence: next,
+            durable: self.loaded.durable.clone(),
+            actor: self.myself.clone(),
+            vitals: Arc::clone(self.vitals),
+            key: self.loaded.key.clone(),
+            id: self.id.clone(),
+        };
+        self.vitals.in_flight.fetch_add(1, Ordering::Relaxed);
+        let done = Completion::new(move |ended| {
+            let result = watcher.outcome(ended, reply);
+            fail_point::reach("command.before_reply");
+            let _ = asked.reply.send(result);
+            drop(asked.permit);
         });
-        match proposed {
-            Ok(commit) => {
-                self.loaded.sequence = next;
-                if snapshot_due {
-                    self.loaded.snapshot_at = next;
-                }
-                match work {
-                    Work::Timer { name, due } => drop(self.loaded.taken.insert(Taken::Timer(name.clone(), *due), next)),
-                    Work::Outcome { number, .. } => drop(self.loaded.taken.insert(Taken::Outbox(*number), next)),
-                    Work::Command(_) => {}
-                }
-                Ok((commit, reply))
-            }
-            Err(stop) if before == 0 => {
-                self.loaded.state = E::default();
-                (self.loaded.subject, self.loaded.key) = (None, None);
-                Err(stop)
-            }
-            Err(stop) => {
-                // The state holds events that were not proposed; the next request starts from the durable one.
-                self.myself.stop(Some("a batch was not accepted".to_owned()));
-                Err(stop)
-            }
+        if self.parts.log.propose_then(Op::Batch(Box::new(batch)), done).is_err() {
+            return self.roll_back();
         }
+        fail_point::reach("command.proposed");
+        self.loaded.sequence = next;
+        if snapshot_due {
+            self.loaded.snapshot_at = next;
+        }
+        match work {
+            Work::Timer { name, due } => drop(self.loaded.taken.insert(Taken::Timer(name.clone(), *due), next)),
+            Work::Outcome { number, .. } => drop(self.loaded.taken.insert(Taken::Outbox(*number), next)),
+            Work::Command(_) => {}
+        }
+    }
+
+    /// The state holds events that were not proposed; the next request starts from the durable one.
+    fn roll_back(&mut self) {
+        if self.loaded.sequence > 0 {
+            return self.myself.stop(Some("a batch was not accepted".to_owned()));
+        }
+        self.loaded.state = E::default();
+        (self.loaded.subject, self.loaded.key) = (None, None);
     }
 
     /// Learns whose data this is once the first events say so, and gets that person's key.
@@ -176,32 +192,45 @@ struct Encoded<'a> {
     snapshot_due: bool,
 }
 
+/// A sealed batch, the reply that leaves with its commit, and the entity's sequence number after it.
+pub(super) struct Prepared {
+    batch: Batch,
+    reply: Vec<u8>,
+    next: u64,
+    snapshot_due: bool,
+}
+
+/// Who waits for an answer, and what is held for them until then.
+pub(super) struct Asked {
+    pub(super) reply: oneshot::Sender<Result<Answer, Failure>>,
+    pub(super) permit: OwnedSemaphorePermit,
+}
+
 pub(super) enum Stop {
     Refused(Error),
     Crashed(String),
 }
 
 /// Follows one proposed batch to its end.
-pub(super) struct Watcher {
-    pub(super) sequence: u64,
-    pub(super) durable: watch::Sender<Durable>,
-    pub(super) actor: ActorRef<EntityMessage>,
-    pub(super) vitals: Arc<Vitals>,
-    pub(super) key: Option<DataKey>,
-    pub(super) id: EntityId,
+struct Watcher {
+    sequence: u64,
+    durable: watch::Sender<Durable>,
+    actor: ActorRef<EntityMessage>,
+    vitals: Arc<Vitals>,
+    key: Option<DataKey>,
+    id: EntityId,
 }
 
 impl Watcher {
-    pub(super) async fn outcome(
-        self,
-        commit: oneshot::Receiver<Result<OpOutcome, LogError>>,
-        reply: Vec<u8>,
-    ) -> Result<Answer, Failure> {
-        let committed = commit.await.unwrap_or(Err(LogError::Stopped));
+    fn outcome(self, committed: Result<OpOutcome, LogError>, reply: Vec<u8>) -> Result<Answer, Failure> {
         self.vitals.in_flight.fetch_sub(1, Ordering::Relaxed);
         if matches!(committed, Ok(OpOutcome::Applied)) {
             self.durable.send_modify(|durable| durable.sequence = durable.sequence.max(self.sequence));
             return Ok(Answer { reply, standing: Standing::Durable });
+        }
+        if let Err(error @ (LogError::Overloaded | LogError::TooLarge { .. })) = &committed {
+            // Not accepted, which whoever proposed it knows.
+            return Err(Failure::Refused(refusal(error)));
         }
         self.durable.send_modify(|durable| durable.failed = true);
         let _ = self.actor.cast(EntityMessage::CommitFailed);

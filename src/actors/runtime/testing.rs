@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use super::log::{LogError, LogStatus, Replica, ShardLog};
+use super::log::{Completion, LogError, LogStatus, Replica, ShardLog};
 use super::sealer::Sealer;
-use crate::kernel::{Context, Decision, Entity, EntityId, Error, Op, OpOutcome, Origin, ShardId, Timestamp, codec};
+use crate::kernel::{Context, Decision, Entity, EntityId, Error, Op, Origin, ShardId, Timestamp, codec};
 use crate::storage::seal::DataKey;
 use crate::storage::state::{ShardState, StateOptions};
 
@@ -65,7 +65,7 @@ pub struct MemoryLog {
 
 static APPLYING: Mutex<()> = Mutex::new(());
 
-type Proposed = (Op, oneshot::Sender<Result<OpOutcome, LogError>>);
+type Proposed = (Op, Completion);
 
 impl MemoryLog {
     /// Must be called within a runtime.
@@ -83,7 +83,7 @@ impl MemoryLog {
                 let _turn = APPLYING.lock().expect("not poisoned");
                 let index = applying.applied().borrow().applied_index + 1;
                 let outcomes = applying.apply(index, std::slice::from_ref(&op)).expect("memory does not fail");
-                let _ = done.send(Ok(outcomes[0].clone()));
+                done.complete(Ok(outcomes[0].clone()));
             }
         });
         Arc::new(Self { state, queue })
@@ -96,10 +96,8 @@ impl ShardLog for MemoryLog {
         self.state.shard()
     }
 
-    fn propose(&self, op: Op) -> Result<oneshot::Receiver<Result<OpOutcome, LogError>>, LogError> {
-        let (done, outcome) = oneshot::channel();
-        self.queue.try_send((op, done)).map_err(|_| LogError::Overloaded)?;
-        Ok(outcome)
+    fn propose_then(&self, op: Op, done: Completion) -> Result<(), LogError> {
+        self.queue.try_send((op, done)).map_err(|refused| refused.into_inner().1.refuse(LogError::Overloaded))
     }
 
     async fn read_barrier(&self) -> Result<(), LogError> {

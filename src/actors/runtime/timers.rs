@@ -63,7 +63,7 @@ impl Timers {
         let mut clock = self.clock.changes();
         let slots = Arc::new(Semaphore::new(CONCURRENT));
         loop {
-            applied.mark_unchanged();
+            let seen = applied.borrow_and_update().timers_changed;
             clock.mark_unchanged();
             let fired = self.pass(&slots).await;
             if fired > 0 && !stopping.is_cancelled() {
@@ -74,7 +74,8 @@ impl Timers {
                 () = stopping.cancelled() => return,
                 () = tokio::time::sleep(sleep) => {}
                 () = self.done.notified() => {}
-                changed = applied.changed() => if changed.is_err() { return },
+                // Most of what is applied sets no timer.
+                stopped = async { applied.wait_for(|now| now.timers_changed != seen).await.is_err() } => if stopped { return },
                 changed = clock.changed() => if changed.is_err() { return },
             }
         }

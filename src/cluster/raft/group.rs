@@ -8,15 +8,14 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{BasicNode, Config, RaftMetrics, ReadPolicy};
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::network::Network;
 use super::proposer::{Queue, Raft};
 use super::{GroupSettings, RaftGroupError};
-use crate::actors::runtime::log::{LogError, LogStatus, Replica, ShardLog};
-use crate::kernel::{Op, OpOutcome, ShardId, fail_point};
+use crate::actors::runtime::log::{Completion, LogError, LogStatus, Replica, ShardLog};
+use crate::kernel::{Op, ShardId, fail_point};
 use crate::storage::state::{ShardMachine, ShardState};
 use crate::storage::types::TypeConfig;
 use crate::storage::wal::GroupLog;
@@ -168,8 +167,8 @@ impl ShardLog for ShardGroup {
         self.shard
     }
 
-    fn propose(&self, op: Op) -> Result<oneshot::Receiver<Result<OpOutcome, LogError>>, LogError> {
-        self.queue.push(op)
+    fn propose_then(&self, op: Op, done: Completion) -> Result<(), LogError> {
+        self.queue.push(op, done)
     }
 
     async fn read_barrier(&self) -> Result<(), LogError> {

@@ -1,8 +1,7 @@
 //! From operations to Raft entries: what queued while an append was in flight goes into the next entry.
 //!
 //! Invariants: operations reach the log in the order they were queued; one entry is in flight until it is committed,
-//! while entries committed before it may still be applied; every operation is answered exactly once, or its sender is
-//! dropped. Deliberately absent: waiting for more operations, retries.
+//! while entries committed before it may still be applied; every operation is answered exactly once. Deliberately absent: waiting for more operations, retries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,16 +11,15 @@ use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use openraft::type_config::alias::OneshotReceiverOf;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::actors::runtime::log::LogError;
-use crate::kernel::{Change, Op, OpOutcome, ShardId, fail_point};
+use crate::actors::runtime::log::{Completion, LogError};
+use crate::kernel::{Change, Op, ShardId, fail_point};
 use crate::storage::state::ShardMachine;
 use crate::storage::types::{ShardCommand, TypeConfig};
 
 pub(super) type Raft = openraft::Raft<TypeConfig, ShardMachine>;
-type Answer = oneshot::Sender<Result<OpOutcome, LogError>>;
 type Completed = OneshotReceiverOf<TypeConfig, ClientWriteResult<TypeConfig>>;
 
 const ENTRY_OPS: usize = 1024;
@@ -34,7 +32,7 @@ const APPLYING: usize = 64;
 struct Proposal {
     op: Op,
     bytes: usize,
-    answer: Answer,
+    done: Completion,
 }
 
 /// What waits in front of a shard's log; bounded in operations and bytes.
@@ -75,25 +73,25 @@ impl Queue {
         (Self { proposals, waiting, limit_bytes: limit_bytes.max(OP_BYTES) }, task)
     }
 
-    pub(super) fn push(&self, op: Op) -> Result<oneshot::Receiver<Result<OpOutcome, LogError>>, LogError> {
+    pub(super) fn push(&self, op: Op, done: Completion) -> Result<(), LogError> {
         let bytes = op_bytes(&op);
         if bytes > OP_BYTES {
-            return Err(LogError::TooLarge { bytes, limit: OP_BYTES });
+            return Err(done.refuse(LogError::TooLarge { bytes, limit: OP_BYTES }));
         }
         // Counted before it is queued, so that the count never falls below what is there.
         self.waiting.add(bytes);
-        let (answer, outcome) = oneshot::channel();
-        let refused = if self.waiting.bytes.load(Ordering::Relaxed) > self.limit_bytes {
-            LogError::Overloaded
+        let proposal = Proposal { op, bytes, done };
+        let (refused, proposal) = if self.waiting.bytes.load(Ordering::Relaxed) > self.limit_bytes {
+            (LogError::Overloaded, proposal)
         } else {
-            match self.proposals.try_send(Proposal { op, bytes, answer }) {
-                Ok(()) => return Ok(outcome),
-                Err(mpsc::error::TrySendError::Full(_)) => LogError::Overloaded,
-                Err(mpsc::error::TrySendError::Closed(_)) => LogError::Stopped,
+            match self.proposals.try_send(proposal) {
+                Ok(()) => return Ok(()),
+                Err(mpsc::error::TrySendError::Full(proposal)) => (LogError::Overloaded, proposal),
+                Err(mpsc::error::TrySendError::Closed(proposal)) => (LogError::Stopped, proposal),
             }
         };
         self.waiting.remove(1, bytes);
-        Err(refused)
+        Err(proposal.done.refuse(refused))
     }
 
     /// Bytes of all operations proposed so far.
@@ -169,7 +167,7 @@ impl Proposer {
     }
 
     /// Everything that waits and fits into one entry with `first`, and what was taken and does not.
-    fn gather(&mut self, first: Proposal) -> (Vec<Op>, Vec<Answer>, Option<Proposal>) {
+    fn gather(&mut self, first: Proposal) -> (Vec<Op>, Vec<Completion>, Option<Proposal>) {
         let (mut ops, mut answers, mut bytes, mut carried) = (Vec::new(), Vec::new(), 0, None);
         let mut next = Some(first);
         while let Some(proposal) = next {
@@ -179,7 +177,7 @@ impl Proposer {
             }
             bytes += proposal.bytes;
             ops.push(proposal.op);
-            answers.push(proposal.answer);
+            answers.push(proposal.done);
             next = if ops.len() < ENTRY_OPS { self.queued.try_recv().ok() } else { None };
         }
         self.waiting.remove(ops.len(), bytes);
@@ -189,7 +187,7 @@ impl Proposer {
 }
 
 /// Hands out outcomes as entries are applied, in order.
-async fn answer(mut entries: mpsc::Receiver<(Completed, Vec<Answer>)>) {
+async fn answer(mut entries: mpsc::Receiver<(Completed, Vec<Completion>)>) {
     while let Some((completed, answers)) = entries.recv().await {
         let result = match completed.await {
             Ok(Ok(written)) => Ok(written.data.outcomes),
@@ -200,13 +198,12 @@ async fn answer(mut entries: mpsc::Receiver<(Completed, Vec<Answer>)>) {
             Ok(outcomes) => {
                 debug_assert_eq!(outcomes.len(), answers.len(), "one outcome for each operation");
                 for (answer, outcome) in answers.into_iter().zip(outcomes) {
-                    // Whoever asked may be gone.
-                    let _ = answer.send(Ok(outcome));
+                    answer.complete(Ok(outcome));
                 }
             }
             Err(error) => {
                 for answer in answers {
-                    let _ = answer.send(Err(error.clone()));
+                    answer.complete(Err(error.clone()));
                 }
             }
         }

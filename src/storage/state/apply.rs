@@ -12,7 +12,7 @@ use crate::kernel::{
 
 use super::keys::{self, Parts};
 use super::records::{self, Head};
-use super::{FeedEntry, Inner, StateError, StateOptions};
+use super::{Inner, StateError, StateOptions};
 
 /// Remembered messages forgotten by one batch at most; the rest follow with later batches.
 const PRUNE_MESSAGES: usize = 256;
@@ -71,14 +71,16 @@ impl Inner {
     fn journal(&mut self, batch: &Batch) -> Result<(), StateError> {
         let id = &batch.entity;
         if batch.purge {
-            self.remove_all(&keys::journal(id))?;
-            self.remove_all(&keys::rows(id))?;
+            self.erase_journal(id)?;
+            for key in self.layers.keys(&keys::rows(id), usize::MAX)? {
+                self.layers.remove(key);
+            }
             self.layers.remove(keys::snapshot(id));
         }
         let sequence = batch.next_sequence();
         if let Some(state) = &batch.snapshot {
             if !batch.purge {
-                self.remove_all(&keys::journal(id))?;
+                self.erase_journal(id)?;
             }
             self.layers.put(keys::snapshot(id), records::encode_snapshot(sequence, state));
         } else {
@@ -91,9 +93,9 @@ impl Inner {
         Ok(())
     }
 
-    fn remove_all(&mut self, prefix: &[u8]) -> Result<(), StateError> {
-        for key in self.layers.keys(prefix, usize::MAX)? {
-            self.layers.remove(key);
+    fn erase_journal(&mut self, id: &EntityId) -> Result<(), StateError> {
+        for key in self.layers.keys(&keys::journal(id), usize::MAX)? {
+            self.layers.erase(key);
         }
         Ok(())
     }
@@ -113,7 +115,12 @@ impl Inner {
         for &number in numbers {
             let key = keys::outbox(number);
             if self.layers.contains(&key)? {
-                self.layers.remove(key);
+                // Numbers are given once, but a record that the flusher took may have been put again.
+                if number < self.taken_outbox {
+                    self.layers.remove(key)
+                } else {
+                    self.layers.erase(key)
+                }
                 self.header.outbox_pending -= 1;
             }
         }
@@ -209,15 +216,7 @@ impl Inner {
             return Ok(());
         }
         let position = self.header.feed_head + 1;
-        let entry = FeedEntry {
-            position,
-            entity: batch.entity.clone(),
-            first_sequence: batch.expected + 1,
-            subject: batch.subject.clone(),
-            events: batch.events.clone(),
-            at: batch.at,
-        };
-        self.layers.put(keys::feed(position), records::encode_feed(&entry)?);
+        self.layers.put(keys::feed(position), records::encode_feed(batch)?);
         self.header.feed_head = position;
         let handled = self.consumers.values().copied().min().unwrap_or(u64::MAX);
         for _ in 0..TRIM_FEED {
@@ -225,7 +224,7 @@ impl Inner {
             if position + 1 - tail <= options.feed_keep || tail > handled {
                 break;
             }
-            self.layers.remove(keys::feed(tail));
+            self.layers.erase(keys::feed(tail));
             self.header.feed_tail += 1;
         }
         Ok(())
@@ -277,7 +276,7 @@ impl Inner {
             None => settled_below,
         };
         for key in found.into_iter().take(PRUNE_MESSAGES) {
-            self.layers.remove(key);
+            self.layers.erase(key);
         }
         self.watermarks.insert(shard, below);
         self.layers.put(keys::watermark(shard), records::encode_number(below));

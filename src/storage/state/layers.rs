@@ -73,6 +73,16 @@ impl Layers {
         self.write(key, None);
     }
 
+    /// Removes a key that was put once and will not be put again. As long as the flusher has not taken it, nothing below
+    /// knows it and nothing needs to be told.
+    pub(super) fn erase(&mut self, key: Vec<u8>) {
+        match self.dirty.remove(&key) {
+            Some(Some(value)) => self.dirty_bytes -= ENTRY_BYTES + key.len() + value.len(),
+            Some(None) => self.dirty_bytes -= ENTRY_BYTES + key.len(),
+            None => self.write(key, None),
+        }
+    }
+
     fn write(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
         let length = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, Vec::len);
         // A removal must stay as long as a layer below may still hold the key; without any, nothing is below.
@@ -228,6 +238,23 @@ mod tests {
             })
             .unwrap();
         seen
+    }
+
+    #[test]
+    fn an_erased_key_is_removed_below_only_if_it_was_taken() {
+        let db = sled::Config::new().temporary(true).open().unwrap();
+        let base = Base(db.open_tree("t").unwrap(), Arc::new(Damage::at("unused".into())));
+        let mut layers = Layers::over(base);
+        layers.put(b"short".to_vec(), vec![1]);
+        layers.put(b"long".to_vec(), vec![2]);
+        layers.erase(b"short".to_vec());
+        assert_eq!(layers.take().keys().collect::<Vec<_>>(), [b"long"]);
+        layers.erase(b"long".to_vec());
+        assert_eq!(layers.get(b"long").unwrap(), None, "hidden while it is being written");
+        layers.flushed();
+        assert_eq!(*layers.take(), BTreeMap::from([(b"long".to_vec(), None)]));
+        layers.flushed();
+        assert_eq!(layers.bytes(), 0);
     }
 
     proptest! {

@@ -158,6 +158,8 @@ pub(super) struct Inner {
     changed: bool,
     /// The header sled holds durably.
     durable: Header,
+    /// Outbox records numbered below may be known to the flusher.
+    taken_outbox: u64,
     failed: bool,
 }
 
@@ -273,6 +275,7 @@ impl ShardState {
         let changed = permit && std::mem::take(&mut inner.changed);
         let (header, changes) =
             if changed { (inner.header.clone(), inner.layers.take()) } else { (inner.durable.clone(), Arc::default()) };
+        inner.taken_outbox = if changed { header.next_outbox } else { inner.taken_outbox };
         Ok((Round { shard: self.shard, follows, header, changes }, changed))
     }
 
@@ -337,6 +340,7 @@ impl ShardState {
 
 impl Inner {
     fn new(layers: Layers, header: Header) -> Self {
+        let header_outbox = header.next_outbox;
         Self {
             layers,
             header,
@@ -348,6 +352,7 @@ impl Inner {
             timers_changed: 0,
             changed: false,
             durable: Header::default(),
+            taken_outbox: header_outbox,
             failed: false,
         }
     }

@@ -96,10 +96,10 @@ impl ShardState {
     pub fn outbox(&self, after: u64, limit: usize) -> Result<Vec<OutboxRecord>, StateError> {
         let inner = self.read()?;
         let mut records = Vec::new();
-        if limit == 0 {
+        let from = after.saturating_add(1).max(inner.outbox_floor.load(Ordering::Relaxed));
+        if limit == 0 || from >= inner.header.next_outbox {
             return Ok(records);
         }
-        let from = after.saturating_add(1).max(inner.outbox_floor.load(Ordering::Relaxed));
         inner.layers.scan(&keys::outbox(from), keys::end_of(&[keys::OUTBOX]).as_deref(), false, |_, stored| {
             records.push(records::decode_outbox(&stored)?);
             Ok(until(&records, limit))
@@ -180,10 +180,10 @@ impl ShardState {
     pub fn feed(&self, after: u64, limit: usize) -> Result<Vec<FeedEntry>, StateError> {
         let inner = self.read()?;
         let mut entries = Vec::new();
-        if limit == 0 {
+        let from = after.saturating_add(1).max(inner.header.feed_tail);
+        if limit == 0 || from > inner.header.feed_head {
             return Ok(entries);
         }
-        let from = after.saturating_add(1).max(inner.header.feed_tail);
         inner.layers.scan(&keys::feed(from), keys::end_of(&[keys::FEED]).as_deref(), false, |key, stored| {
             entries.push(records::decode_feed(Parts::of(key).number()?, &stored)?);
             Ok(until(&entries, limit))

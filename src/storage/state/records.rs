@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::{EntityId, OutboxRecord, Timestamp, codec};
+use crate::kernel::{Batch, EntityId, OutboxRecord, Timestamp, codec};
 
 use super::{FeedEntry, StateError};
 
@@ -76,12 +76,22 @@ pub(super) struct Head {
     pub(super) subject: Option<String>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct FeedBody {
     entity: EntityId,
     first_sequence: u64,
     subject: Option<String>,
     events: Vec<Vec<u8>>,
+    at: Timestamp,
+}
+
+/// As [`FeedBody`], of a batch that stays where it is.
+#[derive(Serialize)]
+struct FeedBodyRef<'a> {
+    entity: &'a EntityId,
+    first_sequence: u64,
+    subject: &'a Option<String>,
+    events: &'a [Vec<u8>],
     at: Timestamp,
 }
 
@@ -121,9 +131,10 @@ pub(super) fn decode_outbox(bytes: &[u8]) -> Result<OutboxRecord, StateError> {
     read(OUTBOX, bytes)
 }
 
-pub(super) fn encode_feed(entry: &FeedEntry) -> Result<Vec<u8>, StateError> {
-    let FeedEntry { position: _, entity, first_sequence, subject, events, at } = entry.clone();
-    write(FEED, &FeedBody { entity, first_sequence, subject, events, at })
+/// The feed's entry of a batch with events.
+pub(super) fn encode_feed(batch: &Batch) -> Result<Vec<u8>, StateError> {
+    let Batch { entity, expected, subject, events, at, .. } = batch;
+    write(FEED, &FeedBodyRef { entity, first_sequence: expected + 1, subject, events, at: *at })
 }
 
 pub(super) fn decode_feed(position: u64, bytes: &[u8]) -> Result<FeedEntry, StateError> {
@@ -220,7 +231,23 @@ mod tests {
             events: vec![vec![1], vec![]],
             at: Timestamp::from_millis(5),
         };
-        let bytes = encode_feed(&entry).unwrap();
+        let batch = Batch {
+            entity: entry.entity.clone(),
+            expected: 3,
+            at: entry.at,
+            subject: None,
+            dedupe: None,
+            reply: Vec::new(),
+            events: entry.events.clone(),
+            snapshot: None,
+            purge: false,
+            outbox: Vec::new(),
+            settles: Vec::new(),
+            fired: Vec::new(),
+            changes: Vec::new(),
+            audit: Vec::new(),
+        };
+        let bytes = encode_feed(&batch).unwrap();
         assert_eq!(
             hex::encode(&bytes),
             concat!(

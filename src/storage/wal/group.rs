@@ -75,7 +75,7 @@ impl GroupLog {
             let (log_id, ticket) = (entry.log_id, self.handle.shared.ticket());
             let key = EntryKey { index: log_id.index, ticket };
             records.push(Record { group: self.group, kind: Kind::Append, body: body.clone(), entry: Some(key) });
-            added.push(EntryRef { log_id, ticket, place: None, cached: Some(body) });
+            added.push(EntryRef { log_id, ticket, place: None, cached: Some(body), fresh: Some(entry) });
         }
         Ok((records, added))
     }
@@ -112,7 +112,7 @@ impl GroupLog {
     async fn read_for(&self, leader: LeaderId, start: u64, end: u64) -> Result<Vec<Entry>, StreamError> {
         self.handle.shared.queue.check().map_err(io::Error::from)?;
         let found = {
-            let index = lock(&self.index);
+            let mut index = lock(&self.index);
             match index.state.vote {
                 Some(vote) if vote.leader_id == leader && vote.committed => {}
                 other => return Err(LeaderChanged::new(leader, other).into()),
@@ -152,8 +152,8 @@ impl GroupLog {
 
 /// Decodes on this thread what is in memory; reads from disk on a blocking one.
 async fn decode(found: Vec<EntryRef>) -> io::Result<Vec<Entry>> {
-    let in_memory = found.iter().all(|entry| entry.cached.is_some());
-    let decode_all = move || found.iter().map(EntryRef::decode).collect::<Result<Vec<_>, WalError>>();
+    let in_memory = found.iter().all(|entry| entry.fresh.is_some() || entry.cached.is_some());
+    let decode_all = move || found.into_iter().map(EntryRef::decode).collect::<Result<Vec<_>, WalError>>();
     if in_memory {
         return Ok(decode_all()?);
     }

@@ -20,6 +20,8 @@ pub struct EntryRef {
     pub place: Option<Place>,
     /// The encoded entry; always there while `place` is none.
     pub cached: Option<Bytes>,
+    /// The entry as it was appended, for the first reader, who applies it.
+    pub fresh: Option<Entry>,
 }
 
 impl EntryRef {
@@ -32,7 +34,10 @@ impl EntryRef {
         }
     }
 
-    pub fn decode(&self) -> Result<Entry, WalError> {
+    pub fn decode(mut self) -> Result<Entry, WalError> {
+        if let Some(entry) = self.fresh.take() {
+            return Ok(entry);
+        }
         let body = self.body()?;
         decode_entry(&body).map_err(|source| match &self.place {
             Some(place) => place.segment.unreadable(place.offset, source),
@@ -135,22 +140,24 @@ impl GroupIndex {
     /// Drops the entry's bytes from memory, if they are also on disk.
     pub fn evict(&mut self, index: u64, ticket: u64) {
         if let Some(entry) = self.find(index, ticket).filter(|entry| entry.place.is_some()) {
-            entry.cached = None;
+            (entry.cached, entry.fresh) = (None, None);
         }
     }
 
-    /// The entries in `start..end`, in order, as many as fit into `limit_bytes` and at least one.
-    pub fn range(&self, start: u64, end: u64, limit_bytes: usize) -> Vec<EntryRef> {
+    /// The entries in `start..end`, in order, as many as fit into `limit_bytes` and at least one. Takes along what is
+    /// kept for the first reader.
+    pub fn range(&mut self, start: u64, end: u64, limit_bytes: usize) -> Vec<EntryRef> {
         let Some(first) = self.entries.front().map(|entry| entry.log_id.index) else { return Vec::new() };
         let skip = usize::try_from(start.saturating_sub(first)).unwrap_or(usize::MAX);
         let mut bytes = 0;
         let mut found = Vec::new();
-        for entry in self.entries.iter().skip(skip).take_while(|entry| entry.log_id.index < end) {
+        for entry in self.entries.iter_mut().skip(skip).take_while(|entry| entry.log_id.index < end) {
             bytes += entry.body_len();
             if bytes > limit_bytes && !found.is_empty() {
                 break;
             }
-            found.push(entry.clone());
+            let fresh = entry.fresh.take();
+            found.push(EntryRef { fresh, ..entry.clone() });
         }
         found
     }

@@ -201,7 +201,7 @@ impl Replay {
                 let body_len = u32::try_from(frame.body.len()).map_err(|_| CodecError::Short)?;
                 let place = Some(Place { segment: Arc::clone(segment), offset: frame.offset, body_len });
                 if group.state.purged.is_none_or(|purged| purged.index < log_id.index) {
-                    let entry = EntryRef { log_id, ticket: self.next_ticket, place, cached: None };
+                    let entry = EntryRef { log_id, ticket: self.next_ticket, place, cached: None, fresh: None };
                     group.entries.insert(log_id.index, entry);
                     self.next_ticket += 1;
                 }
