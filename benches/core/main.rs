@@ -5,7 +5,10 @@ mod support;
 
 mod ask;
 mod commands;
+mod growth;
+mod instructions;
 mod passivated;
+mod renewals;
 mod wal;
 
 use support::Run;
@@ -17,10 +20,17 @@ fn main() {
     {
         return passivated::child(part, dir.as_ref(), count.parse().expect("a number"));
     }
+    if let [_, mode, path, count] = &arguments[..]
+        && mode == "--instructions"
+    {
+        return instructions::run(path, count.parse().expect("a number"));
+    }
     let run = Run::start();
     support::rig::telemetry(&support::rig::settings());
     wal::run(&run);
     commands::run(&run);
     ask::run(&run);
     passivated::run(&run);
+    renewals::run(&run);
+    growth::run(&run);
 }

@@ -108,7 +108,7 @@ pub fn child(part: &str, dir: &Path, count: usize) {
 }
 
 /// Writes each entity once, as a caller would.
-async fn fill(rig: &Rig, count: usize) {
+pub async fn fill(rig: &Rig, count: usize) {
     const CALLERS: usize = 512;
     let calls = (0..CALLERS).map(|caller| {
         let router = rig.runtime.router.clone();

@@ -16,6 +16,7 @@ use construct::storage::wal::{GroupLog, Wal, WalOptions};
 use openraft::EntryPayload;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
+use openraft::type_config::alias::OneshotReceiverOf;
 use tokio::sync::Mutex;
 
 use super::support::{Goal, Run, rate, repeat};
@@ -47,9 +48,21 @@ pub fn raw(place: &Path, callers: usize, turn: Duration) -> f64 {
 }
 
 /// A group's log, with the index of its next entry.
-struct Appender {
-    log: GroupLog,
-    next: u64,
+pub struct Appender {
+    pub log: GroupLog,
+    pub next: u64,
+}
+
+/// Appends one entry; yields when it is durable.
+pub async fn append(appender: &mut Appender) -> OneshotReceiverOf<TypeConfig, std::io::Result<()>> {
+    let (sender, durable) = TypeConfig::oneshot();
+    let (entry, purge) = (entry(appender.next), appender.next.checked_sub(20_000));
+    appender.next += 1;
+    appender.log.append([entry], IOFlushed::signal(sender)).await.expect("accepted");
+    if let Some(index) = purge.filter(|index| index % 10_000 == 0) {
+        appender.log.purge(log_id(index)).await.expect("accepted");
+    }
+    durable
 }
 
 fn ours(place: &Path, callers: usize, turn: Duration) -> f64 {
@@ -77,16 +90,7 @@ fn ours(place: &Path, callers: usize, turn: Duration) -> f64 {
 
 async fn call(group: Arc<Mutex<Appender>>, stop: Arc<AtomicBool>, done: Arc<AtomicU64>) {
     while !stop.load(Ordering::Relaxed) {
-        let (sender, durable) = TypeConfig::oneshot();
-        {
-            let mut appender = group.lock().await;
-            let (entry, purge) = (entry(appender.next), appender.next.checked_sub(20_000));
-            appender.next += 1;
-            appender.log.append([entry], IOFlushed::signal(sender)).await.expect("accepted");
-            if let Some(index) = purge.filter(|index| index % 10_000 == 0) {
-                appender.log.purge(log_id(index)).await.expect("accepted");
-            }
-        }
+        let durable = append(&mut *group.lock().await).await;
         durable.await.expect("an answer").expect("durable");
         done.fetch_add(1, Ordering::Relaxed);
     }

@@ -100,7 +100,9 @@ impl Rig {
 
     /// A node of notes alone.
     pub async fn notes(dir: &Path, settings: &Settings) -> Self {
-        Self::start(dir, settings, &[Kind::of::<Note>()], NodeClock::system(), Vec::new()).await
+        let mut rig = Self::start(dir, settings, &[Kind::of::<Note>()], NodeClock::system(), Vec::new()).await;
+        rig.runtime.go();
+        rig
     }
 
     /// Returns once sled holds everything that was applied, so that the next measurement does not pay for this one.
@@ -148,12 +150,15 @@ fn options(settings: &Settings) -> RuntimeOptions {
         memory_budget_bytes: usize::try_from(actors.memory_budget_bytes / shards).expect("fits"),
         deadline_ms: actors.command_timeout_ms,
         outbox_lane: actors.outbox_in_flight,
+        retry_ms: (actors.outbox_retry_min_ms, actors.outbox_retry_max_ms),
+        restart_ms: (actors.restart_min_ms, actors.restart_max_ms),
+        park_after: actors.park_after,
         ..RuntimeOptions::default()
     }
 }
 
 /// The same key for everybody: keyrings are measured elsewhere.
-struct OneKey;
+pub struct OneKey;
 
 #[async_trait]
 impl Sealer for OneKey {
