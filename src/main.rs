@@ -6,6 +6,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use construct::kernel::fail_point;
+use mimalloc::MiMalloc;
+
+/// glibc's allocator keeps what password hashing leaves: gigabytes after minutes of load (docs/adr/0062-allocator.md).
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let _armed = fail_point::arm();
