@@ -46,7 +46,7 @@ impl Node {
             command.env(format!("CONSTRUCT__{name}__LISTEN"), address.to_string());
         }
         for class in ["AUTH", "ACCOUNT", "PUBLIC", "READ", "WRITE"] {
-            command.env(format!("CONSTRUCT__LIMITS__{class}__PER_MINUTE"), "600000000");
+            command.env(format!("CONSTRUCT__LIMITS__{class}__PER_MINUTE"), "100000000");
             command.env(format!("CONSTRUCT__LIMITS__{class}__BURST"), "10000000");
         }
         for bound in ["MAX_CONNECTIONS", "MAX_CONNECTIONS_PER_ADDRESS", "WEBSOCKET__MAX_CONNECTIONS"] {
