@@ -97,7 +97,8 @@ impl Sessions {
                 () = gone.cancelled() => {}
             }
             closed.cancel();
-            if timeout(SETTLING, gone.cancelled()).await.is_err() {
+            let ended = lane.link().stopping().run_until_cancelled(timeout(SETTLING, gone.cancelled())).await;
+            if let Some(Err(_)) = ended {
                 tracing::warn!(node, "the session with the node does not end");
             }
         }

@@ -15,9 +15,12 @@ use super::{REQUEST_BYTES, Reply, Request, token};
 use crate::cluster::link::{Authority, Link, Stranger};
 
 /// Joiners heard at once.
-const AT_ONCE: usize = 4;
-/// From the hello to the reply.
+const AT_ONCE: usize = 16;
+/// From the hello to the request, and to the end of the reply.
+const ASKED: Duration = Duration::from_secs(5);
 const DEADLINE: Duration = Duration::from_secs(20);
+/// The longest address and zone.
+const NAME_BYTES: usize = 255;
 
 /// Who asks to join. The token is known by its digest alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +92,9 @@ async fn hear(
     authority: &Authority,
     gate: &dyn Gate,
 ) -> Result<(), String> {
-    let request = Zeroizing::new(stranger.receive(REQUEST_BYTES).await.map_err(|error| error.to_string())?);
+    let request = timeout(ASKED, stranger.receive(REQUEST_BYTES)).await;
+    let request = request.map_err(|_| "nothing was asked".to_owned())?.map_err(|error| error.to_string())?;
+    let request = Zeroizing::new(request);
     let reply = match Request::decode(&request) {
         Ok(request) => decide(&request, cluster, authority, gate, &stranger.address.ip().to_string()).await,
         Err(_) => Reply::Refused(Refused::Invalid),
@@ -107,7 +112,12 @@ async fn decide(
     gate: &dyn Gate,
     from: &str,
 ) -> Reply {
-    // Before anything is consumed: a key that no certificate can be made for.
+    // Before anything is consumed: an address or a key that is none.
+    let (host, port) = request.address.rsplit_once(':').unwrap_or_default();
+    let reachable = !host.is_empty() && port.parse::<u16>().is_ok() && host.len() <= NAME_BYTES;
+    if !reachable || request.zone.is_empty() || request.zone.len() > NAME_BYTES || request.node == 0 {
+        return Reply::Refused(Refused::Invalid);
+    }
     let Ok(certificate) = authority.issue(request.node, &request.key) else {
         return Reply::Refused(Refused::Invalid);
     };

@@ -127,6 +127,9 @@ async fn a_joiner_waits_for_a_cluster_that_cannot_decide_and_no_longer_than_its_
     let (token, dir) = (member.issue().reveal(), tempfile::tempdir().unwrap());
     *member.tokens.unavailable.lock().unwrap() = 2;
     member.join(dir.path(), 2, &token, Duration::from_secs(20)).await.unwrap();
+    let odd = tempfile::tempdir().unwrap();
+    let refused = member.join(odd.path(), 0, &token, Duration::from_secs(20)).await.err().unwrap();
+    assert!(matches!(refused, JoinError::Refused(Refused::Invalid)), "{refused}");
     *member.tokens.unavailable.lock().unwrap() = usize::MAX;
     let refused = member.join(dir.path(), 2, &token, Duration::ZERO).await.err().unwrap();
     assert!(refused.to_string().contains("cannot decide now"), "{refused}");

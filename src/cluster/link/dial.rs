@@ -1,6 +1,8 @@
 //! The dialing side: one stream to one node, again and again if need be.
 
+use std::io;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +48,7 @@ impl Link {
                     Ok(wire) => {
                         misses = 0;
                         tracing::info!(node, %lane, "connected");
-                        run(wire).await;
+                        self.run_while_known(wire, &run).await;
                         tracing::info!(node, %lane, "disconnected");
                         counter!("construct_link_disconnects_total", "lane" => lane.as_str()).increment(1);
                     }
@@ -63,6 +65,21 @@ impl Link {
             }
         };
         let _ = self.shared.stop.run_until_cancelled(keep).await;
+    }
+
+    /// Runs a stream to its end, and ends it when the node is no longer known.
+    async fn run_while_known<F: Future<Output = ()>>(&self, wire: Wire, run: &impl Fn(Wire) -> F) {
+        let (node, sender) = (wire.node, wire.sender.clone());
+        let mut changes = self.shared.peers.changes();
+        let forgotten = async { while self.shared.peers.address(node).is_some() && changes.changed().await.is_ok() {} };
+        let mut running = pin!(run(wire));
+        tokio::select! {
+            () = &mut running => {}
+            () = forgotten => {
+                sender.close();
+                running.await;
+            }
+        }
     }
 }
 
@@ -141,8 +158,12 @@ pub(in crate::cluster) async fn dial_member(joining: &Joining, address: &str) ->
 /// of a node is then one address.
 async fn connect(address: &str, settings: &LinkSettings, from: Option<IpAddr>) -> Result<TcpStream, LinkError> {
     let failed = |source| LinkError::Connect { address: address.to_owned(), source };
-    let mut last = std::io::Error::from(std::io::ErrorKind::NotFound);
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
     for target in lookup_host(address).await.map_err(failed)? {
+        if settings.plain_text && !target.ip().is_loopback() {
+            last = io::Error::new(io::ErrorKind::PermissionDenied, "plain text leaves this machine");
+            continue;
+        }
         let socket = if target.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() };
         let socket = socket.map_err(failed)?;
         let from = from.filter(|from| !from.is_unspecified() && from.is_ipv4() == target.is_ipv4());
@@ -161,7 +182,7 @@ async fn connect(address: &str, settings: &LinkSettings, from: Option<IpAddr>) -
 }
 
 /// No delay, and an end to what the other side does not acknowledge (RFC 5482, `TCP_USER_TIMEOUT`).
-pub(super) fn tune(stream: &TcpStream, settings: &LinkSettings) -> std::io::Result<()> {
+pub(super) fn tune(stream: &TcpStream, settings: &LinkSettings) -> io::Result<()> {
     stream.set_nodelay(true)?;
     SockRef::from(stream).set_tcp_user_timeout(Some(settings.stall))
 }

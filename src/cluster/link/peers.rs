@@ -105,7 +105,10 @@ impl Peers {
 
     /// An address that a shard's log names for a node. What the membership says goes before it.
     pub fn learn(&self, node: u64, address: &str) {
-        self.lock().learned.insert(node, address.to_owned());
+        let mut table = self.lock();
+        if table.learned.get(&node).is_none_or(|known| known != address) {
+            table.learned.insert(node, address.to_owned());
+        }
     }
 
     pub fn address(&self, node: u64) -> Option<String> {

@@ -128,24 +128,29 @@ pub struct Replica {
     network: Network,
     shard: u16,
     target: u64,
-    /// None in a cluster of one.
-    reached: Option<(Link, Arc<Peer>)>,
+    address: String,
 }
 
 impl RaftNetworkFactory<TypeConfig> for ShardNetwork {
     type Network = Replica;
 
     async fn new_client(&mut self, target: u64, node: &BasicNode) -> Replica {
-        let reached = self.network.shared.link.clone().map(|link| {
-            link.learn(target, &node.addr);
-            let peer = self.network.peer(&link, target);
-            (link, peer)
-        });
-        Replica { network: self.network.clone(), shard: self.shard, target, reached }
+        let replica = Replica { network: self.network.clone(), shard: self.shard, target, address: node.addr.clone() };
+        // Dialed before it is needed.
+        replica.peer();
+        replica
     }
 }
 
 impl Replica {
+    /// The raft lane to the node; none in a cluster of one. Looked up each time: it starts anew when a node that was
+    /// removed comes back.
+    fn peer(&self) -> Option<Arc<Peer>> {
+        let link = self.network.shared.link.as_ref()?;
+        link.learn(self.target, &self.address);
+        Some(self.network.peer(link, self.target))
+    }
+
     fn unreachable(&self) -> Unreachable<TypeConfig> {
         Unreachable::new(&AnyError::error(format!("node {} is not connected to this one", self.target)))
     }
@@ -154,7 +159,8 @@ impl Replica {
         match error {
             LaneError::NotConnected | LaneError::Lost => self.unreachable().into(),
             LaneError::Late(timeout) => {
-                let (id, target) = (self.reached.as_ref().map_or(0, |(link, _)| link.node()), self.target);
+                let id = self.network.shared.link.as_ref().map_or(0, Link::node);
+                let target = self.target;
                 Timeout { action, id, target, timeout: *timeout }.into()
             }
             LaneError::Failed(why) => NetworkError::from_string(why).into(),
@@ -162,7 +168,7 @@ impl Replica {
     }
 
     async fn ask(&self, call: Call, action: RPCTypes, limit: Duration) -> Result<Reply, RPCError<TypeConfig>> {
-        let Some((_, peer)) = &self.reached else { return Err(self.unreachable().into()) };
+        let Some(peer) = self.peer() else { return Err(self.unreachable().into()) };
         peer.ask(self.shard, call, limit).await.map_err(|error| self.failed(&error, action))
     }
 
@@ -233,7 +239,7 @@ impl RaftNetworkV2<TypeConfig> for Replica {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let Some((link, _)) = &self.reached else { return Err(self.unreachable().into()) };
+        let Some(link) = &self.network.shared.link else { return Err(self.unreachable().into()) };
         let rate = self.network.shared.snapshot_rate;
         tokio::select! {
             closed = cancel => Err(closed.into()),

@@ -34,8 +34,8 @@ where
     S: Stream<Item = Append> + Send + Unpin + 'static,
 {
     let Some(first) = input.next().await else { return Ok(Box::pin(stream::empty())) };
-    let Some((_, peer)) = &replica.reached else { return Err(replica.unreachable().into()) };
-    let (peer, more) = (Arc::clone(peer), input.next().now_or_never());
+    let Some(peer) = replica.peer() else { return Err(replica.unreachable().into()) };
+    let more = input.next().now_or_never();
     if let Some(None) = more {
         let call = Call::Append { stream: 0, append: first };
         let answered = match replica.ask(call, RPCTypes::AppendEntries, option.soft_ttl()).await? {
