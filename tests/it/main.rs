@@ -8,6 +8,7 @@ mod cli;
 mod crash;
 mod disk;
 mod http;
+mod intruders;
 mod kill;
 mod links;
 mod load;

@@ -107,7 +107,7 @@ pub fn free_port(ip: Ipv4Addr) -> SocketAddr {
 pub struct Node {
     pub gateway: SocketAddr,
     pub admin: SocketAddr,
-    cluster: SocketAddr,
+    pub cluster: SocketAddr,
     environment: Vec<(String, String)>,
     data: PathBuf,
     under: Vec<String>,
@@ -118,6 +118,15 @@ pub struct Node {
 impl Node {
     pub fn data(&self) -> PathBuf {
         self.data.clone()
+    }
+
+    /// Resident memory of the process in bytes.
+    pub fn resident(&self) -> u64 {
+        let id = self.child.as_ref().and_then(Child::id).expect("a running node");
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a living process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        kilobytes.expect("a size") << 10
     }
 
     /// The gateway, without credentials.
