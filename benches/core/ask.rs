@@ -73,7 +73,7 @@ pub fn run(run: &Run) {
     tokio.block_on(rig.stop());
 }
 
-async fn ask(router: Router, id: EntityId, origin: Arc<Origin>) -> u64 {
+pub async fn ask(router: Router, id: EntityId, origin: Arc<Origin>) -> u64 {
     router.ask::<Note>(&id, NoteCommand::GetLength, &origin).await.expect("answered")
 }
 
@@ -82,7 +82,7 @@ async fn bare_call(actor: ActorRef<Question>) -> u64 {
 }
 
 /// Calls a second of so many callers.
-fn calls<C, F>(tokio: &tokio::runtime::Runtime, callers: usize, turn: Duration, call: impl Fn(usize) -> C) -> f64
+pub fn calls<C, F>(tokio: &tokio::runtime::Runtime, callers: usize, turn: Duration, call: impl Fn(usize) -> C) -> f64
 where
     C: Fn() -> F + Send + 'static,
     F: Future<Output = u64> + Send,

@@ -9,6 +9,7 @@ mod growth;
 mod instructions;
 mod passivated;
 mod renewals;
+mod remote;
 mod wal;
 
 use support::Run;
@@ -18,6 +19,9 @@ fn main() {
     if let [_, child, part, dir, count] = &arguments[..]
         && child == "--child"
     {
+        if part == "remote" {
+            return remote::child(dir.as_ref());
+        }
         return passivated::child(part, dir.as_ref(), count.parse().expect("a number"));
     }
     if let [_, mode, path, count] = &arguments[..]
@@ -30,6 +34,7 @@ fn main() {
     wal::run(&run);
     commands::run(&run);
     ask::run(&run);
+    remote::run(&run);
     passivated::run(&run);
     renewals::run(&run);
     growth::run(&run);
