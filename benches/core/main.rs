@@ -8,8 +8,8 @@ mod commands;
 mod growth;
 mod instructions;
 mod passivated;
-mod renewals;
 mod remote;
+mod renewals;
 mod wal;
 
 use support::Run;
