@@ -22,6 +22,15 @@ pub struct AdminArgs {
     /// File with the administrator token; a node writes it at first start
     #[arg(long, value_name = "FILE", default_value = "./data/admin-token", global = true)]
     token_file: PathBuf,
+    /// PEM file: the authority of the admin endpoint's certificate, where that is not a public one
+    #[arg(long, value_name = "FILE", global = true)]
+    ca_file: Option<PathBuf>,
+    /// PEM file: the client certificate of an operator, where the endpoint asks for one; with --key-file
+    #[arg(long, value_name = "FILE", global = true, requires = "key_file")]
+    cert_file: Option<PathBuf>,
+    /// PEM file: the key of --cert-file
+    #[arg(long, value_name = "FILE", global = true, requires = "cert_file")]
+    key_file: Option<PathBuf>,
     /// Print JSON instead of a table
     #[arg(long, global = true)]
     pub json: bool,
@@ -32,6 +41,8 @@ pub struct AdminArgs {
 pub enum AdminError {
     #[error("cannot read the administrator token {}: {source} (a node writes it into its data directory at first start; name it with --token-file)", path.display())]
     Token { path: PathBuf, source: std::io::Error },
+    #[error("cannot use {}: {detail}", path.display())]
+    Certificate { path: PathBuf, detail: String },
     #[error("--admin {url}: {detail}")]
     Url { url: String, detail: String },
     #[error("cannot reach {url}: {detail} (is the node running there? name its admin endpoint with --admin)")]
@@ -57,7 +68,8 @@ impl Admin {
         if !base.starts_with("http://") && !base.starts_with("https://") {
             return Err(url("expected http://HOST:PORT or https://HOST:PORT".to_owned()));
         }
-        let client = reqwest::Client::builder().timeout(TIMEOUT).build().map_err(|e| url(e.to_string()))?;
+        let client = secured(args, reqwest::Client::builder().timeout(TIMEOUT))?;
+        let client = client.build().map_err(|e| url(root_cause(&e)))?;
         Ok(Self { token: read_token(&args.token_file)?, base, client })
     }
 
@@ -95,6 +107,22 @@ impl Admin {
         let detail = detail.unwrap_or_else(|| status.canonical_reason().unwrap_or("no reason given").to_owned());
         Err(AdminError::Refused { url, status: status.as_u16(), detail })
     }
+}
+
+/// Whom to trust, and who we are, where that was said.
+fn secured(args: &AdminArgs, mut client: reqwest::ClientBuilder) -> Result<reqwest::ClientBuilder, AdminError> {
+    let failed = |path: &Path, detail: String| AdminError::Certificate { path: path.to_owned(), detail };
+    let read = |path: &Path| std::fs::read(path).map_err(|error| failed(path, error.to_string()));
+    if let Some(path) = &args.ca_file {
+        let authorities = reqwest::Certificate::from_pem_bundle(&read(path)?);
+        client = client.tls_certs_only(authorities.map_err(|error| failed(path, root_cause(&error)))?);
+    }
+    if let (Some(certificate), Some(key)) = (&args.cert_file, &args.key_file) {
+        let pem = [read(certificate)?, read(key)?].join(&b'\n');
+        let identity = reqwest::Identity::from_pem(&pem);
+        client = client.identity(identity.map_err(|error| failed(certificate, root_cause(&error)))?);
+    }
+    Ok(client)
 }
 
 fn unreachable(url: &str, error: &reqwest::Error) -> AdminError {

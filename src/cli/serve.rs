@@ -52,11 +52,12 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
 fn banner(settings: &Settings) -> impl FnOnce(Addresses) -> String + use<> {
     let data = settings.node.data_dir.clone();
     let public = settings.gateway.public_url.clone();
+    let operators = settings.admin.clone();
     move |Addresses { gateway, admin }| {
-        let data = data.display();
+        let (data, admin) = (data.display(), operators.url(admin));
         format!(
             "\
-construct serves on {public} (listening on {gateway}), admin on http://{admin}
+construct serves on {public} (listening on {gateway}), admin on {admin}
   data            {data}   (mails: {data}/outbox/mail/new, administrator token: {data}/admin-token)
   documentation   {public}/docs
 Try:
@@ -65,7 +66,7 @@ Try:
   curl -s {public}/v1/signup -H 'content-type: application/json' \\
     -d '{{\"email\":\"ada@example.org\",\"password\":\"correct horse battery staple\",\"role\":\"robot_builder\"}}'
   cat {data}/outbox/mail/new/*          # the link to verify the address
-  curl -s http://{admin}/admin/v1/actors -H \"authorization: Bearer $(cat {data}/admin-token)\"
+  curl -s {admin}/admin/v1/actors -H \"authorization: Bearer $(cat {data}/admin-token)\"
 "
         )
     }

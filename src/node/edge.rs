@@ -11,7 +11,7 @@ use crate::gateway::auth::OperatorToken;
 use crate::gateway::idempotency::Requests;
 use crate::gateway::pipeline::{Gateway, Parts};
 use crate::gateway::routes;
-use crate::gateway::server::{Bounds, Server};
+use crate::gateway::server::{Bounds, Server, TlsFiles};
 use crate::gateway::websocket::Realtime;
 use crate::settings::{Route, Settings};
 
@@ -52,10 +52,11 @@ impl Edge {
         let public = gateway(routes::endpoints(), &settings.gateway.routes)?;
         let admin = gateway(routes::admin_endpoints(), &[])?;
         let bounds = Bounds::of(&settings.gateway);
-        let tls = Some(&settings.gateway.tls);
+        let tls = TlsFiles::of(&settings.gateway.tls);
         let public = Server::bind(settings.gateway.listen, bounds.clone(), tls, public).await;
         let public = public.map_err(failed("gateway.listen"))?;
-        let admin = Server::bind(settings.admin.listen, bounds, None, admin).await;
+        let tls = TlsFiles::of_admin(&settings.admin.tls);
+        let admin = Server::bind(settings.admin.listen, bounds, tls, admin).await;
         let admin = admin.map_err(failed("admin.listen"))?;
         let realtime = Arc::clone(&services.realtime);
         Ok(Self { public, admin, realtime })

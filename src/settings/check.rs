@@ -13,6 +13,7 @@ const DAY_SECONDS: i64 = 86_400;
 pub(super) fn faults(settings: &Settings) -> Vec<Fault> {
     let mut faults = Vec::new();
     node(settings, &mut faults);
+    admin(settings, &mut faults);
     gateway(settings, &mut faults);
     runtime(settings, &mut faults);
     identity(settings, &mut faults);
@@ -72,6 +73,24 @@ fn node(settings: &Settings, faults: &mut Vec<Fault>) {
         if let Some((other, _)) = taken {
             faults.push(Fault::new(path, format!("expected an address of its own, {address} is also {other}")));
         }
+    }
+}
+
+/// Away from loopback a token alone does not open the admin listener.
+fn admin(settings: &Settings, faults: &mut Vec<Fault>) {
+    let (listen, tls) = (settings.admin.listen, &settings.admin.tls);
+    let files = [("cert_file", &tls.cert_file), ("key_file", &tls.key_file), ("client_ca_file", &tls.client_ca_file)];
+    let required = !listen.ip().is_loopback();
+    if !required && files.iter().all(|(_, file)| file.is_empty()) {
+        return;
+    }
+    for (name, _) in files.iter().filter(|(_, file)| file.is_empty()) {
+        let why = if required {
+            format!("admin.listen {listen} is not a loopback address")
+        } else {
+            "mutual TLS needs cert_file, key_file and client_ca_file".to_owned()
+        };
+        faults.push(Fault::new(&format!("admin.tls.{name}"), format!("expected a PEM file: {why}")));
     }
 }
 

@@ -16,8 +16,8 @@ use serde::Deserialize;
 
 pub use layers::{Layers, SettingsError};
 pub use node::{
-    Actors, Admin, Audit, ClockMode, Cluster, Gateway, Limit, Limits, LogFormat, Node, Route, Storage, Telemetry, Tls,
-    WebSocket,
+    Actors, Admin, AdminTls, Audit, ClockMode, Cluster, Gateway, Limit, Limits, LogFormat, Node, Route, Storage,
+    Telemetry, Tls, WebSocket,
 };
 pub use services::{
     Audience, Billing, Dkim, Dunning, DunningEnd, Identity, Interval, Mail, MailTransport, PaymentProcessor, Payments,

@@ -122,6 +122,26 @@ pub struct WebSocket {
 #[serde(deny_unknown_fields)]
 pub struct Admin {
     pub listen: SocketAddr,
+    pub tls: AdminTls,
+}
+
+impl Admin {
+    /// Where it is reached, once it is bound to `address`.
+    #[must_use]
+    pub fn url(&self, address: SocketAddr) -> String {
+        let scheme = if self.tls.cert_file.is_empty() { "http" } else { "https" };
+        format!("{scheme}://{address}")
+    }
+}
+
+/// PEM files: the admin listener's certificate, and the authority of the client certificates it admits. All or none;
+/// required away from loopback.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminTls {
+    pub cert_file: String,
+    pub key_file: String,
+    pub client_ca_file: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -89,6 +89,15 @@ fn a_wrong_file_is_refused_with_path_and_expectation() {
         ("[cluster]\nshards = 0\n", "cluster.shards: expected 1 to 1024, got 0"),
         ("[cluster]\njoin = [\"10.0.0.1\"]\n", "cluster.join[0]: expected HOST:PORT, got \"10.0.0.1\""),
         ("[cluster]\nheartbeat_ms = 500\n", "cluster.election_ms: expected at least twice cluster.heartbeat_ms"),
+        (
+            "[admin]\nlisten = \"0.0.0.0:8081\"\n",
+            "admin.tls.cert_file: expected a PEM file: admin.listen 0.0.0.0:8081 is not a loopback address",
+        ),
+        (
+            "[admin]\nlisten = \"[::]:8081\"\n[admin.tls]\ncert_file = \"a\"\nkey_file = \"b\"\n",
+            "admin.tls.client_ca_file: expected a PEM file: admin.listen [::]:8081 is not",
+        ),
+        ("[admin.tls]\nclient_ca_file = \"a\"\n", "admin.tls.key_file: expected a PEM file: mutual TLS needs"),
         ("[admin]\nlisten = \"127.0.0.1:8080\"\n", "admin.listen: expected an address of its own"),
         ("[mail]\ntransport = \"smtp\"\n", "mail.smtp_url: expected smtp://HOST"),
         ("[mail]\ntransport = \"pigeon\"\n", "mail.transport: unknown variant `pigeon`, expected `maildir` or `smtp`"),

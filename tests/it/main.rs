@@ -3,6 +3,7 @@
 //! With the feature `failpoints`, a node ends at named steps. With the feature `peers`, also against programs made
 //! elsewhere, which `scripts/test` installs.
 
+mod admin_tls;
 mod cli;
 #[cfg(feature = "failpoints")]
 mod crash;

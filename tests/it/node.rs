@@ -27,12 +27,13 @@ pub struct Plan {
     data: Option<PathBuf>,
     /// What the node runs under, such as strace(1) and its arguments.
     under: Vec<String>,
+    ip: Option<Ipv4Addr>,
 }
 
 impl Plan {
     /// Virtual clock, limits out of the way, everything else embedded defaults.
     pub fn sandbox() -> Self {
-        let plan = Self { environment: Vec::new(), data: None, under: Vec::new() }.set("clock", "virtual");
+        let plan = Self { environment: Vec::new(), data: None, under: Vec::new(), ip: None }.set("clock", "virtual");
         ["auth", "account", "public", "read", "write", "money"].iter().fold(plan, |plan, class| {
             let plan = plan.set(&format!("limits.{class}.per_minute"), "1000000");
             plan.set(&format!("limits.{class}.burst"), "1000000")
@@ -65,6 +66,12 @@ impl Plan {
         self
     }
 
+    /// Listens on this address instead of one that no other test uses: where a name must resolve to it.
+    pub fn at(mut self, ip: Ipv4Addr) -> Self {
+        self.ip = Some(ip);
+        self
+    }
+
     /// Starts the node and waits until it is ready.
     pub async fn start(self) -> Node {
         let mut node = self.prepare();
@@ -75,7 +82,7 @@ impl Plan {
     /// The node, not started yet.
     pub fn prepare(self) -> Node {
         let directory = TempDir::new().expect("a temporary directory");
-        let ip = loopback();
+        let ip = self.ip.unwrap_or_else(loopback);
         Node {
             gateway: free_port(ip),
             admin: free_port(ip),

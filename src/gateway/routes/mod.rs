@@ -36,5 +36,5 @@ pub fn admin_endpoints() -> Vec<Endpoint> {
         health::endpoints(),
         health::metrics(),
     ];
-    docs::documented(parts.into_iter().flatten().collect(), |settings| format!("http://{}", settings.admin.listen))
+    docs::documented(parts.into_iter().flatten().collect(), |settings| settings.admin.url(settings.admin.listen))
 }

@@ -25,11 +25,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use tls::TlsError;
+pub use tls::{TlsError, TlsFiles};
 
 use super::reply::Reply;
 use super::request::Request;
-use crate::settings::{Gateway, Tls};
+use crate::settings::Gateway;
 
 /// What answers the requests of a listener.
 #[async_trait]
@@ -109,10 +109,10 @@ impl Server {
     pub async fn bind(
         address: SocketAddr,
         bounds: Bounds,
-        tls: Option<&Tls>,
+        tls: Option<TlsFiles<'_>>,
         app: Arc<dyn App>,
     ) -> Result<Self, ServerError> {
-        let tls = tls.filter(|tls| !tls.cert_file.is_empty()).map(tls::acceptor).transpose()?;
+        let tls = tls.map(tls::acceptor).transpose()?;
         let bind = |source| ServerError::Bind { address, source };
         let listener = TcpListener::bind(address).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{App, Bounds, Server};
+use super::{App, Bounds, Server, TlsFiles};
 use crate::gateway::reply::{Reply, problem};
 use crate::gateway::request::{Request, read_body};
 use crate::settings::Tls;
@@ -62,7 +62,7 @@ fn bounds() -> Bounds {
     }
 }
 
-async fn start(bounds: Bounds, tls: Option<&Tls>) -> Running {
+async fn start(bounds: Bounds, tls: Option<TlsFiles<'_>>) -> Running {
     let app = Arc::new(Echo::default());
     let address = "127.0.0.1:0".parse().expect("an address");
     let server = Server::bind(address, bounds, tls, app.clone()).await.expect("a listener");
@@ -198,7 +198,7 @@ async fn shutdown_cuts_off_what_does_not_finish() {
 async fn tls_is_spoken_when_configured() {
     let file = |name: &str| format!("{}/src/gateway/server/testdata/{name}", env!("CARGO_MANIFEST_DIR"));
     let tls = Tls { cert_file: file("cert.pem"), key_file: file("key.pem") };
-    let server = start(bounds(), Some(&tls)).await;
+    let server = start(bounds(), TlsFiles::of(&tls)).await;
     let certificate = std::fs::read(file("cert.pem")).expect("a certificate");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
@@ -221,6 +221,6 @@ async fn tls_is_spoken_when_configured() {
     assert!(!plain.contains("HTTP/1.1 200"), "{plain}");
     let missing = Tls { cert_file: file("cert.pem"), key_file: file("none.pem") };
     let app = Arc::new(Echo::default());
-    let refused = Server::bind("127.0.0.1:0".parse().expect("an address"), bounds(), Some(&missing), app).await;
+    let refused = Server::bind("127.0.0.1:0".parse().expect("an address"), bounds(), TlsFiles::of(&missing), app).await;
     assert!(refused.err().is_some_and(|error| error.to_string().contains("none.pem")));
 }
