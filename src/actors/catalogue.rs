@@ -1,5 +1,6 @@
 //! Every entity kind of the product, one line each.
 
+use super::billing::census::Census;
 use super::billing::invoice::Invoice;
 use super::billing::numbering::Numbering;
 use super::billing::plans::Catalogue as Plans;
@@ -28,6 +29,7 @@ pub fn kinds() -> Vec<Kind> {
         Kind::of::<Erasure>(),
         Kind::of::<AuditKey>(),
         Kind::of::<Invoice>(),
+        Kind::of::<Census>(),
         Kind::of::<Numbering>(),
         Kind::of::<Plans>(),
         Kind::of::<Subscription>(),

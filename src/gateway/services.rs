@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::websocket::Realtime;
+use crate::actors::billing::census;
 use crate::actors::compliance::Compliance;
 use crate::actors::identity::Authority;
 use crate::actors::runtime::{Router, Runtime};
@@ -18,6 +19,7 @@ pub struct Services {
     pub runtime: Arc<Runtime>,
     pub identity: Arc<Authority>,
     pub compliance: Arc<Compliance>,
+    pub census: Arc<census::Taker>,
     pub realtime: Arc<Realtime>,
     /// Identifies this sender to push services; browsers subscribe to its public half.
     pub vapid: Arc<VapidKey>,

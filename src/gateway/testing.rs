@@ -18,10 +18,12 @@ use super::request::{Head, Request};
 use super::server::App;
 use super::services::Services;
 use super::websocket::{Bounds, Realtime};
+use crate::actors::billing::census;
 use crate::actors::catalogue;
 use crate::actors::compliance::{Compliance, KeyringSealer};
 use crate::actors::identity::Authority;
 use crate::actors::runtime::clock::NodeClock;
+use crate::actors::runtime::feed::FeedConsumer;
 use crate::actors::runtime::kinds::Kinds;
 use crate::actors::runtime::log::ShardLog;
 use crate::actors::runtime::sealer::Sealer;
@@ -79,6 +81,8 @@ pub async fn services(settings: Settings) -> Arc<Services> {
     sealer.connect(Arc::new(router.clone()));
     runtime.set_sealer(Arc::clone(&sealer) as Arc<dyn Sealer>);
     runtime.go();
+    let census = Arc::new(census::Taker::new(router.clone()));
+    runtime.follow(&(Arc::clone(&census) as Arc<dyn FeedConsumer>));
     let identity = Arc::new(Authority::new(router.clone(), clock.clone(), Arc::clone(&keys), &settings));
     let compliance = Compliance::open(router.clone(), keys, sealer, "example.org").await.expect("compliance");
     let compliance = Arc::new(compliance);
@@ -88,7 +92,7 @@ pub async fn services(settings: Settings) -> Arc<Services> {
     realtime.follow();
     let vapid = Arc::new(VapidKey::ephemeral().expect("a key"));
     let runtime = Arc::new(runtime);
-    Arc::new(Services { settings, clock, router, runtime, identity, compliance, realtime, vapid })
+    Arc::new(Services { settings, clock, router, runtime, identity, compliance, census, realtime, vapid })
 }
 
 /// A gateway of these endpoints.

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use super::providers::{self, Outside};
 use super::{NodeError, failed};
+use crate::actors::billing::census;
 use crate::actors::billing::terms;
 use crate::actors::catalogue;
 use crate::actors::compliance::{Compliance, KeyringSealer};
 use crate::actors::identity::authority::Authority;
 use crate::actors::runtime::clock::{ClockCommand, NodeClock, VirtualClock};
 use crate::actors::runtime::kinds::Kinds;
+use crate::actors::runtime::feed::FeedConsumer;
 use crate::actors::runtime::log::ShardLog;
 use crate::actors::runtime::steady::wall_now;
 use crate::actors::runtime::{Runtime, RuntimeOptions, RuntimeParts};
@@ -47,11 +49,13 @@ pub(super) async fn compose(
     runtime.go();
     let (settings, runtime) = (Arc::clone(settings), Arc::new(runtime));
     tokio::spawn(Arc::clone(&compliance).run(runtime.stopping()));
+    let census = Arc::new(census::Taker::new(router.clone()));
+    runtime.follow(&(Arc::clone(&census) as Arc<dyn FeedConsumer>));
     let bounds = Bounds::of(&settings.gateway.websocket);
     let realtime = Arc::new(Realtime::new(router.clone(), Arc::clone(&clock), bounds));
     realtime.follow();
     let vapid = outside.vapid;
-    let services = Services { settings, clock, router, runtime, identity, compliance, realtime, vapid };
+    let services = Services { settings, clock, router, runtime, identity, compliance, census, realtime, vapid };
     let source_key = keys.derive("gateway.source").to_vec();
     Ok(Composed { services: Arc::new(services), source_key })
 }

@@ -6,6 +6,7 @@
 //! why each step takes effect once is in [`invoice`] and [`subscription`].
 
 pub mod calendar;
+pub mod census;
 pub mod dunning;
 pub mod invoice;
 pub mod ledger;

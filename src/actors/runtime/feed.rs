@@ -12,9 +12,13 @@ use tokio_util::sync::CancellationToken;
 use super::sealing::{Place, open};
 use super::shard::Shard;
 use crate::kernel::{EntityId, Error, Op, Timestamp};
-use crate::storage::state::FeedEntry;
+use crate::storage::state::{FeedEntry, StateError};
 
 const PAGE: usize = 256;
+/// Entries that nobody wanted, after which the offset is stored all the same: a write for each would double the log.
+const UNSTORED: u64 = 1024;
+/// Entries counted at most by [`behind`].
+const MOST_BEHIND: u64 = 100_000;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The events of one batch, opened.
@@ -66,9 +70,10 @@ pub async fn open_entry(shard: &Shard, entry: FeedEntry) -> Result<Opened, Error
 /// Runs a consumer on one shard until the runtime stops.
 pub async fn consume(shard: Arc<Shard>, consumer: Arc<dyn FeedConsumer>, stopping: CancellationToken) {
     let mut applied = shard.parts.log.state().applied();
+    let mut seen = 0;
     loop {
         applied.mark_unchanged();
-        let pause = match pass(&shard, consumer.as_ref()).await {
+        let pause = match pass(&shard, consumer.as_ref(), &mut seen).await {
             Ok(true) => continue,
             Ok(false) => Duration::from_secs(3600),
             Err(error) => {
@@ -84,21 +89,43 @@ pub async fn consume(shard: Arc<Shard>, consumer: Arc<dyn FeedConsumer>, stoppin
     }
 }
 
-/// Handles one page; whether there may be more.
-async fn pass(shard: &Shard, consumer: &dyn FeedConsumer) -> Result<bool, Error> {
+/// How many entries wait that the consumer wants.
+///
+/// # Errors
+/// When the feed cannot be read.
+pub fn behind(shard: &Shard, consumer: &dyn FeedConsumer) -> Result<u64, Error> {
     let state = shard.parts.log.state();
-    let unreadable = |error| {
-        tracing::error!(%error, "a feed cannot be read");
-        Error::internal()
-    };
-    let after = state.consumed(consumer.name()).map_err(unreadable)?;
-    let page = state.feed(after, PAGE).map_err(unreadable)?;
+    let (mut after, mut count) = (state.consumed(consumer.name()).map_err(|error| unreadable(&error))?, 0);
+    while count < MOST_BEHIND {
+        let page = state.feed(after, PAGE).map_err(|error| unreadable(&error))?;
+        let Some(last) = page.last() else { break };
+        after = last.position;
+        count += page.iter().map(|entry| u64::from(consumer.wants(entry.entity.kind()))).sum::<u64>();
+    }
+    Ok(count)
+}
+
+fn unreadable(error: &StateError) -> Error {
+    tracing::error!(%error, "a feed cannot be read");
+    Error::internal()
+}
+
+/// Handles one page beyond the stored offset and `seen`; whether there may be more.
+async fn pass(shard: &Shard, consumer: &dyn FeedConsumer, seen: &mut u64) -> Result<bool, Error> {
+    let state = shard.parts.log.state();
+    let stored = state.consumed(consumer.name()).map_err(|error| unreadable(&error))?;
+    let page = state.feed(stored.max(*seen), PAGE).map_err(|error| unreadable(&error))?;
     let Some(position) = page.last().map(|entry| entry.position) else { return Ok(false) };
     let mut wanted = Vec::new();
     for entry in page {
         if consumer.wants(entry.entity.kind()) {
             wanted.push(open_entry(shard, entry).await?);
         }
+    }
+    // The first offset is stored at once: the feed is kept for consumers that have one.
+    if wanted.is_empty() && stored > 0 && position - stored < UNSTORED {
+        *seen = position;
+        return Ok(true);
     }
     if !wanted.is_empty() {
         consumer.handle(&wanted).await?;
@@ -107,5 +134,6 @@ async fn pass(shard: &Shard, consumer: &dyn FeedConsumer) -> Result<bool, Error>
     let done = shard.parts.log.propose(consumed).map_err(|_| Error::overloaded("The shard's queue"))?;
     let stopped = || Error::unavailable("The shard is stopping.");
     done.await.map_err(|_| stopped())?.map_err(|_| stopped())?;
+    *seen = position;
     Ok(true)
 }

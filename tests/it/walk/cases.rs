@@ -255,6 +255,7 @@ pub async fn admin_case(node: &Node, operation: &str) -> Option<Case> {
             let to = jiff::Timestamp::from_second(at + 60).expect("a time");
             Case::new(operator, "/admin/v1/clock", json!({ "advance_to": to.to_string() }), 200)
         }
+        "rebuildBillingReport" => Case::new(operator, "/admin/v1/billing/report/rebuild", Value::Null, 200),
         "rotateKeys" => Case::new(operator, "/admin/v1/keys/rotate", Value::Null, 200),
         _ => None,
     }

@@ -3,6 +3,7 @@
 /// Every permission an endpoint may ask for. `<resource>:<action>`; a role cannot be given any other.
 pub const PERMISSIONS: &[&str] = &[
     "audit:read",
+    "billing:read",
     "campaigns:write",
     "cluster:read",
     "cluster:write",

@@ -8,6 +8,7 @@ mod invoices;
 mod ledger;
 mod payment_methods;
 mod plans;
+mod report;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ pub fn endpoints() -> Vec<Endpoint> {
         payment_methods::endpoints(),
         subscriptions::endpoints(),
         invoices::endpoints(),
+        report::endpoints(),
         webhooks::endpoints(),
     ]
     .into_iter()
@@ -37,5 +39,5 @@ pub fn endpoints() -> Vec<Endpoint> {
 /// Billing endpoints of the admin listener.
 #[must_use]
 pub fn admin_endpoints() -> Vec<Endpoint> {
-    ledger::endpoints()
+    [ledger::endpoints(), report::admin_endpoints()].into_iter().flatten().collect()
 }
