@@ -15,6 +15,7 @@ use super::identity::session::Session;
 use super::identity::signing_keys::SigningKeys;
 use super::identity::user::User;
 use super::notifications::{Delivery, Devices, Inbox, Preferences, TemplateBook, Topic};
+use super::routes::Routes;
 use super::runtime::clock::VirtualClock;
 use super::runtime::kinds::Kind;
 
@@ -28,8 +29,8 @@ pub fn kinds() -> Vec<Kind> {
         Kind::of::<Consents>(),
         Kind::of::<Erasure>(),
         Kind::of::<AuditKey>(),
-        Kind::of::<Invoice>(),
         Kind::of::<Census>(),
+        Kind::of::<Invoice>(),
         Kind::of::<Numbering>(),
         Kind::of::<Plans>(),
         Kind::of::<Subscription>(),
@@ -37,6 +38,7 @@ pub fn kinds() -> Vec<Kind> {
         Kind::of::<Delivery>(),
         Kind::of::<Devices>(),
         Kind::of::<Idempotency>(),
+        Kind::of::<Routes>(),
         Kind::of::<Inbox>(),
         Kind::of::<Preferences>(),
         Kind::of::<TemplateBook>(),

@@ -6,4 +6,5 @@ pub mod compliance;
 pub mod idempotency;
 pub mod identity;
 pub mod notifications;
+pub mod routes;
 pub mod runtime;

@@ -46,7 +46,7 @@ pub struct Parts {
     /// The secret behind the pseudonyms of addresses; the same on every node.
     pub source_key: Vec<u8>,
     pub requests: Arc<Requests>,
-    /// Upstreams behind this listener.
+    /// Upstreams behind this listener, to begin with.
     pub routes: Vec<Route>,
     /// Cancelled when the node begins to shut down.
     pub draining: CancellationToken,
@@ -143,6 +143,14 @@ impl Gateway {
     }
 
     /// Who holds this bearer token.
+    /// Replaces the routes to other services.
+    ///
+    /// # Errors
+    /// What is wrong with one of them; then all stay as they were.
+    pub fn set_routes(&self, routes: &[Route]) -> Result<(), String> {
+        self.upstreams.set(routes)
+    }
+
     ///
     /// # Errors
     /// `unauthenticated`, or `unavailable` when that cannot be found out.
@@ -211,7 +219,7 @@ impl Gateway {
             max_body_bytes: self.max_body_bytes,
             draining: self.draining.clone(),
         };
-        let reply = self.upstreams.forward(route, forwarding).await?;
+        let reply = self.upstreams.forward(&route, forwarding).await?;
         exchange.foreign = true;
         Ok(reply)
     }

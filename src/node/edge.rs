@@ -13,7 +13,7 @@ use crate::gateway::pipeline::{Gateway, Parts};
 use crate::gateway::routes;
 use crate::gateway::server::{Bounds, Server, TlsFiles};
 use crate::gateway::websocket::Realtime;
-use crate::settings::{Route, Settings};
+use crate::settings::Settings;
 
 /// The administrator token, in the data directory.
 const TOKEN_FILE: &str = "admin-token";
@@ -36,21 +36,27 @@ impl Edge {
         let services = composed.services;
         let store = Arc::new(services.router.clone());
         let requests = Arc::new(Requests::new(store, Arc::new(NodeClock::system()), settings.node.id));
-        let gateway = |endpoints, upstreams: &[Route]| {
+        let gateway = |endpoints| {
             let parts = Parts {
                 endpoints,
                 authenticator: Arc::clone(&services.identity) as Arc<_>,
                 operator: Arc::clone(&operator),
                 source_key: composed.source_key.clone(),
                 requests: Arc::clone(&requests),
-                routes: upstreams.to_vec(),
+                routes: Vec::new(),
                 draining: draining.clone(),
                 services: Arc::clone(&services),
             };
             Gateway::new(parts).map_err(failed("the endpoints"))
         };
-        let public = gateway(routes::endpoints(), &settings.gateway.routes)?;
-        let admin = gateway(routes::admin_endpoints(), &[])?;
+        let public = gateway(routes::endpoints())?;
+        let admin = gateway(routes::admin_endpoints())?;
+        crate::gateway::upstream::follow::load(&public, &services.router).await.map_err(failed("gateway.routes"))?;
+        tokio::spawn(crate::gateway::upstream::follow::follow(
+            Arc::clone(&public),
+            services.router.clone(),
+            draining.clone(),
+        ));
         let bounds = Bounds::of(&settings.gateway);
         let tls = TlsFiles::of(&settings.gateway.tls);
         let public = Server::bind(settings.gateway.listen, bounds.clone(), tls, public).await;

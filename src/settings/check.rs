@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use super::layers::Fault;
-use super::{ClockMode, MailTransport, PaymentProcessor, Settings, SmsTransport};
+use super::{ClockMode, MailTransport, PaymentProcessor, Route, Settings, SmsTransport};
 
 const MINUTE_MS: u64 = 60_000;
 const DAY_SECONDS: i64 = 86_400;
@@ -127,27 +127,40 @@ fn routes(settings: &Settings, faults: &mut Vec<Fault>) {
     let mut names = std::collections::BTreeSet::new();
     for (index, route) in settings.gateway.routes.iter().enumerate() {
         let at = |key: &str| format!("gateway.routes[{index}].{key}");
-        let named = !route.name.is_empty() && names.insert(&route.name);
-        expect(faults, named, &at("name"), "expected a name of its own");
-        let matches = route.prefix.starts_with('/') || (route.prefix.is_empty() && !route.host.is_empty());
-        expect(faults, matches, &at("prefix"), "expected a path that starts with /, or a host");
-        let own = ["/v1", "/oauth2", "/.well-known"].iter().any(|own| route.prefix.starts_with(own));
-        expect(
-            faults,
-            !own || !route.host.is_empty(),
-            &at("prefix"),
-            "expected a prefix that is not the gateway's own",
-        );
-        expect(faults, !route.upstreams.is_empty(), &at("upstreams"), "expected at least one URL");
-        for upstream in &route.upstreams {
-            let url = is_url(upstream, &["http", "https"]);
-            expect(faults, url, &at("upstreams"), &format!("expected http://HOST[:PORT], got \"{upstream}\""));
-        }
-        let access = matches!(route.access.as_str(), "public" | "user") || route.access.contains(':');
-        expect(faults, access, &at("access"), "expected \"public\", \"user\" or a permission such as \"users:read\"");
-        range(faults, &at("timeout_ms"), route.timeout_ms, 10..=60 * MINUTE_MS);
-        range(faults, &at("retries"), route.retries, 0..=5);
+        expect(faults, names.insert(&route.name), &at("name"), "expected a name of its own");
+        faults.extend(route_faults(route).into_iter().map(|(key, detail)| Fault::new(&at(key), detail)));
     }
+}
+
+/// What is wrong with a route: members and what was expected of them.
+#[must_use]
+pub fn route_faults(route: &Route) -> Vec<(&'static str, String)> {
+    let mut faults = Vec::new();
+    let mut expect = |holds: bool, key, detail: &str| {
+        if !holds {
+            faults.push((key, detail.to_owned()));
+        }
+    };
+    let letters = route.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-.".contains(&b));
+    let name = letters && (1..=64).contains(&route.name.len());
+    expect(name, "name", "expected 1 to 64 small letters, digits, -, _ or .");
+    let matches = route.prefix.starts_with('/') || (route.prefix.is_empty() && !route.host.is_empty());
+    expect(matches, "prefix", "expected a path that starts with /, or a host");
+    let own = ["/v1", "/oauth2", "/.well-known"].iter().any(|own| route.prefix.starts_with(own));
+    expect(!own || !route.host.is_empty(), "prefix", "expected a prefix that is not the gateway's own");
+    expect(!route.upstreams.is_empty(), "upstreams", "expected at least one URL");
+    for upstream in &route.upstreams {
+        let url = is_url(upstream, &["http", "https"]);
+        expect(url, "upstreams", &format!("expected http://HOST[:PORT], got \"{upstream}\""));
+    }
+    let access = matches!(route.access.as_str(), "public" | "user") || route.access.contains(':');
+    expect(access, "access", "expected \"public\", \"user\" or a permission such as \"users:read\"");
+    let timeout = (10..=60 * MINUTE_MS).contains(&route.timeout_ms);
+    expect(timeout, "timeout_ms", &format!("expected 10 to {}, got {}", 60 * MINUTE_MS, route.timeout_ms));
+    expect(route.retries <= 5, "retries", &format!("expected 0 to 5, got {}", route.retries));
+    let health = route.health_path.is_empty() || route.health_path.starts_with('/');
+    expect(health, "health_path", "expected a path that starts with /");
+    faults
 }
 
 fn runtime(settings: &Settings, faults: &mut Vec<Fault>) {

@@ -61,7 +61,7 @@ pub struct Gateway {
 }
 
 /// An upstream service behind the gateway.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     pub name: String,

@@ -20,6 +20,7 @@ mod node;
 mod peers;
 mod person;
 mod readme;
+mod routes;
 #[cfg(feature = "failpoints")]
 mod sms_crash;
 mod soak;

@@ -8,6 +8,7 @@ pub mod health;
 pub mod identity;
 pub mod notifications;
 pub mod pages;
+pub mod upstreams;
 
 use super::{Endpoint, websocket};
 
@@ -32,6 +33,7 @@ pub fn admin_endpoints() -> Vec<Endpoint> {
     let parts = [
         admin::endpoints(),
         billing::admin_endpoints(),
+        upstreams::endpoints(),
         compliance::admin_endpoints(),
         health::endpoints(),
         health::metrics(),

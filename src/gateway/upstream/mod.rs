@@ -1,4 +1,4 @@
-//! Other services of the platform behind this gateway: configured routes by host and prefix.
+//! Other services of the platform behind this gateway: routes by host and prefix, changed while it serves ([`follow`]).
 //!
 //! Invariants: what a client says of its own identity never reaches an upstream, ours does; hop-by-hop fields end
 //! here (RFC 9110 §7.6.1); only safe requests without a body are tried again; an upstream that fails repeatedly is
@@ -6,18 +6,19 @@
 
 mod breaker;
 mod connect;
+pub mod follow;
 mod headers;
 mod proxy;
 mod target;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use proxy::Forwarding;
 
@@ -25,19 +26,22 @@ use self::connect::Client;
 use self::target::Target;
 use super::registry::{Access, LimitClass};
 use super::request::Head;
+use crate::actors::identity::roles::permission::PERMISSIONS;
 use crate::kernel::{Error, ErrorCode};
 use crate::settings::Route as RouteSettings;
 
-/// All configured routes.
+/// All routes, as they are now.
 pub struct Upstreams {
-    routes: Vec<Arc<Route>>,
+    routes: RwLock<Arc<Vec<Arc<Route>>>>,
     client: Client,
+    stopping: CancellationToken,
 }
 
-/// One configured route.
+/// One route.
 pub struct Route {
     pub name: String,
     pub access: Access,
+    settings: RouteSettings,
     prefix: String,
     host: String,
     strip_prefix: bool,
@@ -46,44 +50,68 @@ pub struct Route {
     websocket: bool,
     targets: Vec<Arc<Target>>,
     turn: AtomicUsize,
+    /// Ends the health checks once nobody uses the route any more.
+    _watching: DropGuard,
 }
 
 impl Upstreams {
     /// Must be called within a runtime when a route has a health check, which runs until `stopping`.
     ///
     /// # Errors
-    /// When an upstream is not a URL.
+    /// When an upstream is not a URL, or the access of a route is not a permission.
     pub fn new(settings: &[RouteSettings], stopping: &CancellationToken) -> Result<Self, String> {
-        let client = connect::client();
+        let upstreams = Self { routes: RwLock::default(), client: connect::client(), stopping: stopping.clone() };
+        upstreams.set(settings)?;
+        Ok(upstreams)
+    }
+
+    /// Replaces the routes. One that is the same as before keeps what is known of its upstreams; calls under way end
+    /// as they began.
+    ///
+    /// # Errors
+    /// As [`Upstreams::new`]; then everything stays as it was.
+    pub fn set(&self, settings: &[RouteSettings]) -> Result<(), String> {
+        let old = self.current();
         let mut routes = Vec::with_capacity(settings.len());
         for settings in settings {
-            let route = Arc::new(Route::new(settings)?);
-            for target in route.targets.iter().filter(|_| !settings.health_path.is_empty()) {
-                let (target, path) = (Arc::clone(target), settings.health_path.clone());
-                tokio::spawn(target.watch(client.clone(), path, stopping.clone()));
-            }
-            routes.push(route);
+            routes.push(match old.iter().find(|route| route.settings == *settings) {
+                Some(same) => Arc::clone(same),
+                None => Arc::new(Route::new(settings, &self.client, &self.stopping)?),
+            });
         }
         routes.sort_by_key(|route| (route.host.is_empty(), std::cmp::Reverse(route.prefix.len())));
-        Ok(Self { routes, client })
+        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
+        Ok(())
+    }
+
+    fn current(&self) -> Arc<Vec<Arc<Route>>> {
+        Arc::clone(&self.routes.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The route of a request: one of its host before one of any host, then the longest prefix.
     #[must_use]
-    pub fn find(&self, head: &Head) -> Option<&Arc<Route>> {
-        self.routes.iter().find(|route| route.matches(head))
+    pub fn find(&self, head: &Head) -> Option<Arc<Route>> {
+        self.current().iter().find(|route| route.matches(head)).cloned()
     }
 }
 
 impl Route {
-    fn new(settings: &RouteSettings) -> Result<Self, String> {
+    fn new(settings: &RouteSettings, client: &Client, stopping: &CancellationToken) -> Result<Self, String> {
         let access = match settings.access.as_str() {
             "public" => Access::Public,
             "user" => Access::User,
-            // Routes are made once, at start.
-            permission => Access::Permission(Box::leak(permission.to_owned().into_boxed_str())),
+            wanted => {
+                let known = PERMISSIONS.iter().find(|permission| **permission == wanted);
+                Access::Permission(known.ok_or_else(|| format!("{}: there is no permission {wanted}", settings.name))?)
+            }
         };
-        let targets = settings.upstreams.iter().map(|url| Target::new(url).map(Arc::new)).collect::<Result<_, _>>()?;
+        let targets = settings.upstreams.iter().map(|url| Target::new(url).map(Arc::new));
+        let targets: Vec<Arc<Target>> = targets.collect::<Result<_, _>>()?;
+        let watching = stopping.child_token();
+        for target in targets.iter().filter(|_| !settings.health_path.is_empty()) {
+            let (target, path) = (Arc::clone(target), settings.health_path.clone());
+            tokio::spawn(target.watch(client.clone(), path, watching.clone()));
+        }
         Ok(Self {
             name: settings.name.clone(),
             access,
@@ -95,6 +123,8 @@ impl Route {
             websocket: settings.websocket,
             targets,
             turn: AtomicUsize::new(0),
+            settings: settings.clone(),
+            _watching: watching.drop_guard(),
         })
     }
 
