@@ -42,7 +42,7 @@ impl Gateway {
         let unknown = || Error::new(ErrorCode::NotFound, "There is no such operation.");
         let endpoint = self.table().operation(&rpc.operation).ok_or_else(unknown)?.clone();
         let declaration = &endpoint.declaration;
-        if declaration.upgrade || matches!(declaration.body, BodyKind::Raw(_)) {
+        if !is_callable(declaration) {
             return Err(unknown());
         }
         let (head, params, body) = assemble(declaration, rpc.data)?;
@@ -60,6 +60,12 @@ impl Gateway {
         let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap_or(Value::Null) };
         Ok((reply.status.as_u16(), body))
     }
+}
+
+/// Whether an operation can be called over the WebSocket.
+#[must_use]
+pub fn is_callable(declaration: &Declaration) -> bool {
+    !declaration.upgrade && !matches!(declaration.body, BodyKind::Raw(_))
 }
 
 fn assemble(declaration: &Declaration, data: Value) -> Result<(Head, Params, Bytes), Error> {

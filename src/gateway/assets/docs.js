@@ -196,7 +196,8 @@ function show() {
   document.getElementById("version").textContent = `${api.info.version} · OpenAPI ${api.openapi}`;
   content.replaceChildren(make("h1", {}, api.info.title), make("p", {}, api.info.summary ?? ""),
     make("p", { class: "intro" }, ...prose(api.info.description ?? "")),
-    make("p", {}, "The same, for machines: ", make("a", { href: "/openapi.json" }, "/openapi.json"), "."));
+    make("p", {}, "The same, for machines: ", make("a", { href: "/openapi.json" }, "/openapi.json"),
+      ...(api.paths["/asyncapi.json"] ? [", and of the WebSocket ", make("a", { href: "/asyncapi.json" }, "/asyncapi.json")] : []), "."));
   const entries = [];
   const tags = [...(api.tags ?? []), { name: undefined }];
   for (const tag of tags) {

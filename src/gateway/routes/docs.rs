@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
 
-use crate::gateway::{Access, Call, Endpoint, LimitClass, Reply, openapi};
+use crate::gateway::{Access, Call, Endpoint, LimitClass, Reply, openapi, websocket};
 use crate::kernel::Error;
 use crate::settings::Settings;
 
@@ -34,6 +34,42 @@ pub fn documented(mut endpoints: Vec<Endpoint>, address: fn(&Settings) -> String
     let declarations: Vec<_> = endpoints.iter().map(|endpoint| endpoint.declaration.clone()).collect();
     document.get_or_init(|| openapi::document(&declarations));
     endpoints
+}
+
+/// These endpoints and the description of the WebSocket among them.
+#[must_use]
+pub fn with_asyncapi(mut endpoints: Vec<Endpoint>) -> Vec<Endpoint> {
+    let declarations: Vec<_> = endpoints.iter().map(|endpoint| endpoint.declaration.clone()).collect();
+    let document = Arc::new(websocket::asyncapi(&declarations));
+    endpoints.push(
+        Endpoint::get("/asyncapi.json", "getAsyncApi")
+            .summary("The description of the WebSocket and its channels (AsyncAPI 3.0)")
+            .tag("gateway")
+            .access(Access::Public)
+            .limit(LimitClass::Public)
+            .response::<Value>(200, "The document")
+            .handle(move |call: Call<()>| {
+                let mut document = Value::clone(&document);
+                async move {
+                    document["servers"] = server(&call.services.settings.gateway.public_url);
+                    Ok(Reply::ok(&document).header("cache-control", "no-cache"))
+                }
+            }),
+    );
+    endpoints
+}
+
+/// The WebSocket of this gateway, as AsyncAPI names servers.
+fn server(public_url: &str) -> Value {
+    let (scheme, rest) = public_url.split_once("://").unwrap_or(("http", public_url));
+    let (host, path) = rest.split_once('/').map_or((rest, String::new()), |(host, path)| (host, format!("/{path}")));
+    let protocol = if scheme == "https" { "wss" } else { "ws" };
+    let security = json!([{"$ref": "#/components/securitySchemes/token"}]);
+    let mut server = json!({"host": host, "protocol": protocol, "description": "This node", "security": security});
+    if !path.is_empty() {
+        server["pathname"] = json!(path);
+    }
+    json!({ "gateway": server })
 }
 
 fn get_openapi(document: &OnceLock<Value>, address: String) -> Result<Reply, Error> {

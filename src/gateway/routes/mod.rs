@@ -24,7 +24,8 @@ pub fn endpoints() -> Vec<Endpoint> {
         pages::endpoints(),
         health::endpoints(),
     ];
-    docs::documented(parts.into_iter().flatten().collect(), |settings| settings.gateway.public_url.clone())
+    let endpoints = docs::with_asyncapi(parts.into_iter().flatten().collect());
+    docs::documented(endpoints, |settings| settings.gateway.public_url.clone())
 }
 
 /// Every endpoint of the admin listener, with its documentation.
@@ -32,8 +33,8 @@ pub fn endpoints() -> Vec<Endpoint> {
 pub fn admin_endpoints() -> Vec<Endpoint> {
     let parts = [
         admin::endpoints(),
-        billing::admin_endpoints(),
         upstreams::endpoints(),
+        billing::admin_endpoints(),
         compliance::admin_endpoints(),
         health::endpoints(),
         health::metrics(),

@@ -16,6 +16,36 @@ use crate::kernel::{Entity as _, EntityId, Error, Origin, codec};
 /// Publications one recovery answers at most; whoever missed more hears `recovered: false` and reads the list.
 pub const RECOVERY_LIMIT: u64 = 300;
 
+/// What is true of every channel of a kind. Access is decided by it, and the AsyncAPI document made from it.
+#[derive(Debug)]
+pub struct ChannelKind {
+    /// Before the colon of a channel's name.
+    pub prefix: &'static str,
+    /// What stands behind it.
+    pub parameter: &'static str,
+    pub description: &'static str,
+    /// The permission to follow it; `None`: only for the person it names, whom the server subscribes.
+    pub subscribe: Option<&'static str>,
+    /// The permission to publish to it; `None`: only the platform does.
+    pub publish: Option<&'static str>,
+}
+
+pub const INBOX: ChannelKind = ChannelKind {
+    prefix: "inbox",
+    parameter: "user_id",
+    description: "A person's notifications, in order. The server subscribes each connection to its own person's.",
+    subscribe: None,
+    publish: None,
+};
+
+pub const TOPIC: ChannelKind = ChannelKind {
+    prefix: "topic",
+    parameter: "name",
+    description: "What is said to many: 1 to 64 of `a-z`, `0-9`, `_`, `-` and `.`; the newest 1000 messages are kept.",
+    subscribe: Some("topics:subscribe"),
+    publish: Some("topics:publish"),
+};
+
 /// `inbox:<user id>` or `topic:<name>`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Channel {
@@ -26,8 +56,7 @@ pub enum Channel {
 impl fmt::Display for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Inbox(user) => write!(f, "inbox:{user}"),
-            Self::Topic(name) => write!(f, "topic:{name}"),
+            Self::Inbox(key) | Self::Topic(key) => write!(f, "{}:{key}", self.kind().prefix),
         }
     }
 }
@@ -41,11 +70,12 @@ impl FromStr for Channel {
     type Err = UnknownChannel;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once(':') {
-            Some(("inbox", user)) if !user.is_empty() && user.len() <= 64 => Ok(Self::Inbox(user.to_owned())),
-            Some(("topic", name)) if topic::id(name).is_some() => Ok(Self::Topic(name.to_owned())),
-            _ => Err(UnknownChannel),
+        let (prefix, key) = text.split_once(':').ok_or(UnknownChannel)?;
+        if prefix == INBOX.prefix && !key.is_empty() && key.len() <= 64 {
+            return Ok(Self::Inbox(key.to_owned()));
         }
+        let topic = prefix == TOPIC.prefix && topic::id(key).is_some();
+        topic.then(|| Self::Topic(key.to_owned())).ok_or(UnknownChannel)
     }
 }
 
@@ -74,6 +104,14 @@ impl Channel {
             Inbox::KIND => Some(Self::Inbox(entity.key().to_owned())),
             Topic::KIND => Some(Self::Topic(entity.key().to_owned())),
             _ => None,
+        }
+    }
+
+    #[must_use]
+    pub const fn kind(&self) -> &'static ChannelKind {
+        match self {
+            Self::Inbox(_) => &INBOX,
+            Self::Topic(_) => &TOPIC,
         }
     }
 

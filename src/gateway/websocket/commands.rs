@@ -28,6 +28,13 @@ const MAX_CALLS: usize = 16;
 const MAX_HISTORY: i32 = 300;
 const VERSION: &str = concat!("construct ", env!("CARGO_PKG_VERSION"));
 
+/// What a command wants of a channel.
+#[derive(Debug, Clone, Copy)]
+enum Needs {
+    Subscribe,
+    Publish,
+}
+
 /// What a command comes to when it is not answered with its result.
 enum Refusal {
     Error(ProtocolError),
@@ -206,18 +213,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
     }
 
-    fn channel(&self, name: &str, permission: &str) -> Result<Channel, Refusal> {
+    /// The channel of that name, if its holder may do with it what `needs` says.
+    fn channel(&self, name: &str, needs: Needs) -> Result<Channel, Refusal> {
         let channel: Channel = name.parse().map_err(|_| ProtocolError::unknown_channel())?;
         let Some(holder) = &self.holder else { return Err(Disconnect::BAD_REQUEST.into()) };
-        let allowed = match &channel {
-            Channel::Inbox(user) => *user == holder.user_id,
-            Channel::Topic(_) => holder.caller.permissions.allows(permission),
+        let (owns, permissions) = (channel == Channel::Inbox(holder.user_id.clone()), &holder.caller.permissions);
+        let allowed = match needs {
+            Needs::Subscribe => channel.kind().subscribe.map_or(owns, |permission| permissions.allows(permission)),
+            Needs::Publish => channel.kind().publish.is_some_and(|permission| permissions.allows(permission)),
         };
         if allowed { Ok(channel) } else { Err(ProtocolError::permission_denied().into()) }
     }
 
     async fn subscribe(&mut self, request: SubscribeRequest) -> Result<SubscribeResult, Refusal> {
-        let channel = self.channel(&request.channel, "topics:subscribe")?;
+        let channel = self.channel(&request.channel, Needs::Subscribe)?;
         let full = self.subscriptions.len() >= MAX_CHANNELS;
         let streamed = match self.subscription(&channel) {
             Some(known) if known.by_client => return Err(ProtocolError::already_subscribed().into()),
@@ -251,7 +260,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     async fn publish(&mut self, request: PublishRequest) -> Result<(), Refusal> {
-        let channel = self.channel(&request.channel, "topics:publish")?;
+        let channel = self.channel(&request.channel, Needs::Publish)?;
         let Channel::Topic(name) = &channel else { return Err(ProtocolError::permission_denied().into()) };
         let id = topic::id(name).ok_or_else(ProtocolError::unknown_channel)?;
         let command = topic::Command::Publish { data: request.data.to_string() };
@@ -260,7 +269,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     async fn history(&mut self, request: &HistoryRequest) -> Result<HistoryResult, Refusal> {
-        let channel = self.channel(&request.channel, "topics:subscribe")?;
+        let channel = self.channel(&request.channel, Needs::Subscribe)?;
         let limit = if request.limit < 0 { MAX_HISTORY } else { request.limit.min(MAX_HISTORY) };
         let limit = usize::try_from(limit).unwrap_or_default();
         let (router, origin) = (&self.realtime.router, self.origin());

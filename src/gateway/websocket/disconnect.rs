@@ -32,6 +32,22 @@ impl Disconnect {
     pub const SESSION_ENDED: Self = disconnect(3503, "session ended");
     pub const NOT_AVAILABLE: Self = disconnect(3508, "not available");
 
+    pub const ALL: [Self; 13] = [
+        Self::TOO_LARGE,
+        Self::SHUTDOWN,
+        Self::SERVER_ERROR,
+        Self::EXPIRED,
+        Self::SLOW,
+        Self::INSUFFICIENT_STATE,
+        Self::NO_PONG,
+        Self::TOO_MANY_REQUESTS,
+        Self::INVALID_TOKEN,
+        Self::BAD_REQUEST,
+        Self::STALE,
+        Self::SESSION_ENDED,
+        Self::NOT_AVAILABLE,
+    ];
+
     /// Whether a client may connect again with what it has.
     #[must_use]
     pub const fn reconnects(self) -> bool {

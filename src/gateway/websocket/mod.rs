@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: Protobuf frames, presence, and the HTTP-streaming and SSE fallbacks.
 
+mod asyncapi;
 mod channel;
 mod commands;
 mod connection;
@@ -29,6 +30,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::asyncapi::document as asyncapi;
 use self::connection::Connection;
 pub use self::disconnect::Disconnect;
 pub use self::hub::Hub;

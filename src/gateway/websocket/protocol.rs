@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 /// A protocol error, in a reply. Codes below 400 are the protocol's own; those from 400 are HTTP's status codes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProtocolError {
     pub code: u32,
     pub message: String,
@@ -73,21 +74,26 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 /// What a client asks. The first member that is present counts.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct Command {
+    /// Chosen by the client, above 0; the reply has it too.
     #[serde(default)]
     pub id: u32,
     pub connect: Option<ConnectRequest>,
     pub subscribe: Option<SubscribeRequest>,
     pub unsubscribe: Option<ChannelRequest>,
     pub publish: Option<PublishRequest>,
+    /// Answered with the error 108: not available.
     pub presence: Option<ChannelRequest>,
+    /// Answered with the error 108: not available.
     pub presence_stats: Option<ChannelRequest>,
     pub history: Option<HistoryRequest>,
     pub ping: Option<Value>,
+    /// Ends the connection: not available.
     pub send: Option<Value>,
     pub rpc: Option<RpcRequest>,
     pub refresh: Option<RefreshRequest>,
+    /// Answered with the error 108: not available.
     pub sub_refresh: Option<ChannelRequest>,
 }
 
@@ -111,16 +117,18 @@ impl Command {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct ConnectRequest {
+    /// An access token.
     pub token: String,
+    /// Where to recover from, by channel.
     pub subs: BTreeMap<String, SubscribeRequest>,
     pub name: String,
     pub version: String,
 }
 
-#[derive(Debug, Default, Clone, Deserialize)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct SubscribeRequest {
     pub channel: String,
@@ -129,27 +137,27 @@ pub struct SubscribeRequest {
     pub offset: u64,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct ChannelRequest {
     pub channel: String,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct PublishRequest {
     pub channel: String,
     pub data: Value,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct StreamPosition {
     pub offset: u64,
     pub epoch: String,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct HistoryRequest {
     pub channel: String,
@@ -159,21 +167,23 @@ pub struct HistoryRequest {
     pub reverse: bool,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct RpcRequest {
+    /// One object of path parameters, query or body members, and `idempotency_key`.
     pub data: Value,
+    /// An operationId of the OpenAPI document.
     pub method: String,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct RefreshRequest {
     pub token: String,
 }
 
 /// What the server says: the answer to a command, or a push.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub struct Reply {
     #[serde(skip_serializing_if = "is_default")]
     pub id: u32,
@@ -218,23 +228,23 @@ impl Reply {
 }
 
 /// `{}`.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub struct Empty {}
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Push {
     pub channel: String,
     #[serde(rename = "pub")]
     pub publication: Publication,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Publication {
     pub data: Value,
     pub offset: u64,
 }
 
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub struct ConnectResult {
     pub client: String,
     pub version: String,
@@ -248,7 +258,7 @@ pub struct ConnectResult {
     pub pong: bool,
 }
 
-#[derive(Debug, Default, PartialEq, Serialize)]
+#[derive(Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct SubscribeResult {
     pub recoverable: bool,
     pub positioned: bool,
@@ -263,19 +273,19 @@ pub struct SubscribeResult {
     pub publications: Vec<Publication>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct HistoryResult {
     pub publications: Vec<Publication>,
     pub epoch: String,
     pub offset: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct RpcResult {
     pub data: Value,
 }
 
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub struct RefreshResult {
     pub client: String,
     pub version: String,
