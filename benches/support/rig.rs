@@ -76,7 +76,7 @@ pub fn settings() -> Settings {
 
 /// Starts the telemetry of the product, whose cost belongs to what is measured. Once.
 pub fn telemetry(settings: &Settings) {
-    construct::telemetry::start(&settings.telemetry).expect("telemetry starts once");
+    construct::telemetry::start(&settings.telemetry, settings.node.id).expect("telemetry starts once");
 }
 
 impl Rig {

@@ -20,7 +20,7 @@ Examples:
 
 pub fn run(args: &NodeArgs) -> Result<(), CliError> {
     let settings = Settings::load(&args.layers())?;
-    telemetry::start(&settings.telemetry).context("telemetry")?;
+    telemetry::start(&settings.telemetry, settings.node.id).context("telemetry")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the async runtime")?;
     Ok(runtime.block_on(serve(settings))?)
 }

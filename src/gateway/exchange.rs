@@ -5,6 +5,7 @@ use http::header::{
     STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use http::{HeaderMap, Method};
+use tracing::Span;
 
 use super::rate_limit::Report;
 use super::reply::{Body, Reply};
@@ -18,6 +19,8 @@ pub struct Exchange {
     pub request_id: String,
     /// W3C trace context with a span of our own as the parent of what comes after.
     pub traceparent: String,
+    /// The caller's span, when it sent one.
+    pub parent_id: Option<String>,
     /// The pseudonym of the client's address.
     pub source: String,
     pub secure: bool,
@@ -34,15 +37,37 @@ impl Exchange {
         let request_id = sent.map_or_else(|| format!("req-{}", hex::encode(&random[..12])), str::to_owned);
         let span = hex::encode(&random[12..20]);
         let parent = head.header("traceparent").and_then(trace);
-        let (trace_id, flags) = parent.unwrap_or_else(|| (hex::encode(&random[16..32]), "00".to_owned()));
+        let parent_id = parent.as_ref().map(|(_, parent, _)| parent.clone());
+        let fresh = || (hex::encode(&random[16..32]), String::new(), "00".to_owned());
+        let (trace_id, _, flags) = parent.unwrap_or_else(fresh);
         let traceparent = format!("00-{trace_id}-{span}-{flags}");
-        Self { request_id, traceparent, source, secure, limit: None, foreign: false }
+        Self { request_id, traceparent, parent_id, source, secure, limit: None, foreign: false }
     }
 
     /// The 32 hexadecimal digits that join the spans of all services.
     #[must_use]
     pub fn trace_id(&self) -> &str {
         self.traceparent.get(3..35).unwrap_or_default()
+    }
+
+    /// The 16 hexadecimal digits of our own span.
+    #[must_use]
+    pub fn span_id(&self) -> &str {
+        self.traceparent.get(36..52).unwrap_or_default()
+    }
+
+    /// The request's part of its trace. Nothing is formatted for it where nobody collects traces.
+    #[must_use]
+    pub fn span(&self, head: &Head) -> Span {
+        tracing::debug_span!(
+            "request",
+            method = %head.method,
+            operation = tracing::field::Empty,
+            request_id = %self.request_id,
+            trace_id = %self.trace_id(),
+            span_id = %self.span_id(),
+            parent_id = self.parent_id,
+        )
     }
 
     /// Adds the headers that every answer has, and takes the body from an answer to HEAD.
@@ -88,8 +113,8 @@ fn is_request_id(id: &str) -> bool {
     (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&b))
 }
 
-/// Trace id and flags of a `traceparent` (W3C Trace Context §3.2); `None` when it is not valid.
-fn trace(text: &str) -> Option<(String, String)> {
+/// Trace, parent and flags of a `traceparent` (W3C Trace Context §3.2); `None` when it is not valid.
+fn trace(text: &str) -> Option<(String, String, String)> {
     let parts: Vec<&str> = text.split('-').collect();
     let (version, trace_id, parent, flags) = (*parts.first()?, *parts.get(1)?, *parts.get(2)?, *parts.get(3)?);
     let hex = |part: &str, length| {
@@ -98,7 +123,7 @@ fn trace(text: &str) -> Option<(String, String)> {
     let zero = |part: &str| part.bytes().all(|b| b == b'0');
     let known = hex(version, 2) && version != "ff" && (version != "00" || parts.len() == 4);
     let whole = hex(trace_id, 32) && hex(parent, 16) && hex(flags, 2) && !zero(trace_id) && !zero(parent);
-    (known && whole).then(|| (trace_id.to_owned(), flags.to_owned()))
+    (known && whole).then(|| (trace_id.to_owned(), parent.to_owned(), flags.to_owned()))
 }
 
 #[cfg(test)]
@@ -125,6 +150,7 @@ mod tests {
         let exchange = begin("traceparent", sent);
         assert_eq!(exchange.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
         assert!(exchange.traceparent.ends_with("-01") && !exchange.traceparent.contains("00f067aa0ba902b7"));
+        assert_eq!((exchange.parent_id.as_deref(), exchange.span_id().len()), (Some("00f067aa0ba902b7"), 16));
         for bad in [
             "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",

@@ -18,6 +18,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::auth::{Authenticator, Caller, OperatorToken, SourceKey, bearer, challenge};
 use super::call::{Call, Params, Upgrade};
@@ -142,7 +143,6 @@ impl Gateway {
         &self.draining
     }
 
-    /// Who holds this bearer token.
     /// Replaces the routes to other services.
     ///
     /// # Errors
@@ -151,6 +151,7 @@ impl Gateway {
         self.upstreams.set(routes)
     }
 
+    /// Who holds this bearer token.
     ///
     /// # Errors
     /// `unauthenticated`, or `unavailable` when that cannot be found out.
@@ -177,6 +178,7 @@ impl Gateway {
         let declaration = &endpoint.declaration;
         seen.endpoint = Some(endpoint.clone());
         telemetry::Scope::set_operation(declaration.operation);
+        tracing::Span::current().record("operation", declaration.operation);
         let permit = self.admit(declaration.limit)?;
         let caller = self.identify(head, declaration.access, exchange).await?;
         self.limit(declaration.limit, &caller, exchange)?;
@@ -205,6 +207,7 @@ impl Gateway {
         let route = self.upstreams.find(head).ok_or_else(|| Error::not_found("resource"))?;
         seen.upstream = Some(format!("upstream {}", route.name));
         telemetry::Scope::set_operation("upstream");
+        tracing::Span::current().record("operation", "upstream");
         let _permit = self.admit(route.limit(head))?;
         let caller = self.identify(head, route.access, exchange).await?;
         self.limit(route.limit(head), &caller, exchange)?;
@@ -324,8 +327,8 @@ impl Gateway {
             return finished.unwrap_or_else(|_| failed("it panicked".to_owned()));
         }
         let finished = match telemetry::Scope::current() {
-            Some(scope) => tokio::spawn(scope.run(task)).await,
-            None => tokio::spawn(task).await,
+            Some(scope) => tokio::spawn(scope.run(task).in_current_span()).await,
+            None => tokio::spawn(task.in_current_span()).await,
         };
         finished.unwrap_or_else(|error| failed(error.to_string()))
     }
@@ -351,7 +354,9 @@ impl App for Gateway {
         let mut exchange = Exchange::begin(&head, source, self.proxies.is_secure(&head));
         let mut seen = Seen::default();
         let scope = telemetry::Scope::new(&exchange.request_id, exchange.trace_id());
-        let outcome = scope.run(self.answer(&head, body, upgrade, &mut exchange, &mut seen)).await;
+        let span = exchange.span(&head);
+        let answering = self.answer(&head, body, upgrade, &mut exchange, &mut seen).instrument(span);
+        let outcome = scope.run(answering).await;
         let mut reply = outcome.unwrap_or_else(|error| {
             let mut reply = problem(&error, &exchange.request_id);
             if let Some(challenge) = challenge(&error, bearer(&head).is_some()) {

@@ -198,6 +198,9 @@ fn runtime(settings: &Settings, faults: &mut Vec<Fault>) {
         range(faults, &format!("limits.{name}.per_minute"), limit.per_minute, 1..=100_000_000);
         range(faults, &format!("limits.{name}.burst"), limit.burst, 1..=100_000_000);
     }
+    let endpoint = &settings.telemetry.otlp_endpoint;
+    let collector = endpoint.is_empty() || is_url(endpoint, &["http", "https"]);
+    expect(faults, collector, "telemetry.otlp_endpoint", "expected http://HOST:PORT, or nothing");
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&settings.telemetry.log_level) {
         let detail = format!("expected directives such as \"info,construct=debug\": {error}");
         faults.push(Fault::new("telemetry.log_level", detail));

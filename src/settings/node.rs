@@ -211,6 +211,7 @@ pub enum LogFormat {
 pub struct Telemetry {
     pub log_format: LogFormat,
     pub log_level: String,
+    pub otlp_endpoint: String,
 }
 
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {

@@ -1,9 +1,10 @@
-//! What a node says about itself: logs to standard error, metrics for Prometheus.
+//! What a node says about itself: logs to standard error, metrics for Prometheus, traces for a collector.
 //!
 //! Every log line passes [`redact`] on its way out, as the last line of defence: the first is the `Secret` type.
 //! Deliberately absent: a metrics listener of its own; the admin endpoint serves [`render_metrics`].
 
 mod meter;
+mod otlp;
 mod process;
 mod redact;
 mod scope;
@@ -13,8 +14,13 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Subscriber};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::settings::{LogFormat, Telemetry};
 
@@ -40,6 +46,8 @@ pub enum TelemetryError {
     LogsTaken,
     #[error("telemetry.log_level: {0}")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
+    #[error("telemetry.otlp_endpoint: {0}")]
+    Traces(#[source] io::Error),
     #[error("the metrics recorder cannot be installed: {0}")]
     Metrics(#[from] BuildError),
     #[error("no thread for the metrics: {0}")]
@@ -50,14 +58,18 @@ pub enum TelemetryError {
 ///
 /// # Errors
 /// [`TelemetryError`] when called twice or when the filter cannot be read.
-pub fn start(settings: &Telemetry) -> Result<(), TelemetryError> {
+pub fn start(settings: &Telemetry, node_id: u64) -> Result<(), TelemetryError> {
     let filter = EnvFilter::try_new(&settings.log_level)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Redacted);
-    match settings.log_format {
-        LogFormat::Text => builder.with_ansi(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    }
-    .map_err(|_| TelemetryError::LogsTaken)?;
+    let registry = tracing_subscriber::registry();
+    // Without a collector the one filter stands before everything, which costs least.
+    let installed = if settings.otlp_endpoint.is_empty() {
+        registry.with(filter).with(lines(settings.log_format)).try_init()
+    } else {
+        let ours = Targets::new().with_target(env!("CARGO_CRATE_NAME"), Level::DEBUG);
+        let traces = otlp::Traces::start(&settings.otlp_endpoint, node_id).map_err(TelemetryError::Traces)?;
+        registry.with(lines(settings.log_format).with_filter(filter)).with(traces.with_filter(ours)).try_init()
+    };
+    installed.map_err(|_| TelemetryError::LogsTaken)?;
     let handle = recorder()?.install_recorder()?;
     fold(handle.clone())?;
     // A second start was refused above, so nobody set it before.
@@ -73,6 +85,15 @@ fn fold(handle: PrometheusHandle) -> io::Result<()> {
         handle.run_upkeep();
     };
     std::thread::Builder::new().name("metrics".to_owned()).spawn(fold).map(drop)
+}
+
+/// Log lines as configured, on whatever else listens.
+fn lines<S: Subscriber + for<'a> LookupSpan<'a>>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync> {
+    let lines = tracing_subscriber::fmt::layer().with_writer(Redacted);
+    match format {
+        LogFormat::Text => lines.with_ansi(false).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    }
 }
 
 fn recorder() -> Result<PrometheusBuilder, BuildError> {

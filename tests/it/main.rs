@@ -26,4 +26,5 @@ mod sms_crash;
 mod soak;
 mod socket;
 mod tour;
+mod traces;
 mod walk;

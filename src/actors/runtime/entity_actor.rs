@@ -202,7 +202,11 @@ impl<E: Entity> Turn<'_, E> {
         }
         fail_point::reach("command.decided");
         match self.prepare(decision, &context, &work, dedupe).await {
-            Ok(prepared) => Ok(self.propose(prepared, &work, Asked { reply, permit })),
+            Ok(prepared) => {
+                let (id, traceparent) = (self.id, &context.origin.traceparent);
+                let span = tracing::debug_span!("commit", entity = %id, traceparent);
+                Ok(self.propose(prepared, &work, Asked { reply, permit, span }))
+            }
             Err(Stop::Refused(error)) => Ok(drop(reply.send(Err(Failure::Refused(error))))),
             Err(Stop::Crashed(text)) => {
                 let _ = reply.send(Err(Failure::Refused(Error::internal())));

@@ -70,8 +70,10 @@ impl<E: Entity> Turn<'_, E> {
         let done = Completion::new(move |ended| {
             let result = watcher.outcome(ended, reply);
             fail_point::reach("command.before_reply");
-            let _ = asked.reply.send(result);
-            drop(asked.permit);
+            let Asked { reply, permit, span } = asked;
+            drop(span);
+            let _ = reply.send(result);
+            drop(permit);
         });
         if self.parts.log.propose_then(Op::Batch(Box::new(batch)), done).is_err() {
             return self.roll_back();
@@ -204,6 +206,8 @@ pub(super) struct Prepared {
 pub(super) struct Asked {
     pub(super) reply: oneshot::Sender<Result<Answer, Failure>>,
     pub(super) permit: OwnedSemaphorePermit,
+    /// Lasts until the batch is durable.
+    pub(super) span: tracing::Span,
 }
 
 pub(super) enum Stop {

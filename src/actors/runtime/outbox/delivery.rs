@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::counter;
+use tracing::Instrument;
 
 use super::backoff;
 use crate::actors::runtime::message::Work;
@@ -65,13 +66,23 @@ impl Courier {
             }
             Err(error) => return self.finish(&record, Outcome::Refused(error)).await,
         };
+        let to = match &record.target {
+            Target::Entity(to) => to.as_str(),
+            Target::Provider(kind) => kind.as_str(),
+        };
+        let span =
+            tracing::debug_span!("outbox", record = record.key(), to, attempts, traceparent = record.traceparent);
+        self.send(&record, payload, attempts).instrument(span).await
+    }
+
+    async fn send(&self, record: &OutboxRecord, payload: Vec<u8>, attempts: u32) -> Attempt {
         match &record.target {
-            Target::Entity(to) => self.tell(&record, to, payload, attempts).await,
+            Target::Entity(to) => self.tell(record, to, payload, attempts).await,
             Target::Provider(kind) => match self.providers.get(kind) {
-                Some(provider) => self.call(&record, provider.as_ref(), &payload, attempts).await,
+                Some(provider) => self.call(record, provider.as_ref(), &payload, attempts).await,
                 None => {
                     let detail = format!("No {} provider is configured.", kind.as_str());
-                    self.finish(&record, Outcome::Refused(Error::conflict(detail))).await
+                    self.finish(record, Outcome::Refused(Error::conflict(detail))).await
                 }
             },
         }
