@@ -51,15 +51,25 @@ function typeName(schema) {
   return nullable ? `${name}, or null` : name;
 }
 
+// "1 to 255 characters", "at most 40 items".
+function range(least, most, unit) {
+  const words = unit ? ` ${unit}` : "";
+  if (least !== undefined && most !== undefined) return `${least} to ${most}${words}`;
+  if (least !== undefined) return `at least ${least}${words}`;
+  return most === undefined ? null : `at most ${most}${words}`;
+}
+
 function limits(schema) {
   const found = unwrap(schema);
-  const said = [];
-  if (found.enum) said.push(`one of ${found.enum.map((value) => JSON.stringify(value)).join(", ")}`);
-  for (const [key, word] of Object.entries({ minimum: "at least", maximum: "at most", minLength: "characters, at least",
-    maxLength: "characters, at most", minItems: "items, at least", maxItems: "items, at most", pattern: "matches", default: "default" })) {
-    if (found[key] !== undefined) said.push(`${word} ${found[key]}`);
-  }
-  return said.join("; ");
+  const said = [
+    found.enum ? `one of ${found.enum.map((value) => JSON.stringify(value)).join(", ")}` : null,
+    range(found.minimum, found.maximum, ""),
+    range(found.minLength, found.maxLength, "characters"),
+    range(found.minItems, found.maxItems, "items"),
+    found.pattern === undefined ? null : `matches \`${found.pattern}\``,
+    found.default === undefined ? null : `${JSON.stringify(found.default)} when it is not given`,
+  ].filter(Boolean);
+  return said.length ? `(${said.join("; ")})` : "";
 }
 
 // Rows of an object's members, nested ones indented.
@@ -96,7 +106,8 @@ function table(schema) {
     make("tbody", {}, ...found));
 }
 
-function example(schema, depth = 0) {
+// A value that fits; not `whole`: only with the members that are required.
+function example(schema, depth = 0, whole = true) {
   const found = unwrap(schema);
   if (found.example !== undefined) return found.example;
   if (found.examples?.length) return found.examples[0];
@@ -104,14 +115,15 @@ function example(schema, depth = 0) {
   if (found.const !== undefined) return found.const;
   if (found.enum) return found.enum[0];
   if (depth > 4) return null;
-  if (found.allOf) return Object.assign({}, ...found.allOf.map((part) => example(part, depth + 1)));
+  if (found.allOf) return Object.assign({}, ...found.allOf.map((part) => example(part, depth + 1, whole)));
   const choice = (found.oneOf ?? found.anyOf ?? []).find((one) => one.type !== "null");
-  if (choice) return example(choice, depth + 1);
+  if (choice) return example(choice, depth + 1, whole);
   const kind = kinds(found).find((one) => one !== "null");
   if (kind === "object" || found.properties) {
-    return Object.fromEntries(Object.entries(found.properties ?? {}).map(([name, member]) => [name, example(member, depth + 1)]));
+    const members = Object.entries(found.properties ?? {}).filter(([name]) => whole || found.required?.includes(name));
+    return Object.fromEntries(members.map(([name, member]) => [name, example(member, depth + 1, whole)]));
   }
-  if (kind === "array") return [example(found.items ?? {}, depth + 1)];
+  if (kind === "array") return [example(found.items ?? {}, depth + 1, whole)];
   if (kind === "integer" || kind === "number") return found.minimum ?? 1;
   if (kind === "boolean") return true;
   if (kind === "string") return found.format === "date-time" ? "2026-01-31T10:00:00Z" : "text";
@@ -138,7 +150,7 @@ function curl(method, path, operation, parameters) {
   const content = Object.entries(operation.requestBody?.content ?? {})[0];
   if (content) {
     lines.push(`-H "Content-Type: ${content[0]}"`);
-    lines.push(content[0] === "application/json" ? `-d ${quoted(JSON.stringify(example(content[1].schema)))}` : "--data-binary @body");
+    lines.push(content[0] === "application/json" ? `-d ${quoted(JSON.stringify(example(content[1].schema, 0, false)))}` : "--data-binary @body");
   }
   return lines.join(" \\\n  ");
 }

@@ -102,5 +102,8 @@ async fn the_pages_speak_german_and_the_documentation_shows_every_operation() {
     assert_eq!(browser.value("document.querySelectorAll('article').length").await, json!(operations));
     let clicked = "document.querySelector('nav a[href=\"#createSubscription\"]').click(); location.hash";
     assert_eq!(browser.value(clicked).await, Value::from("#createSubscription"));
+    let shown = browser.value("document.getElementById('createSubscription').innerText").await.to_string();
+    assert!(shown.contains("-d '{\\\"plan_id\\\":\\\"text\\\"}'"), "the command has what is required: {shown}");
+    assert!(shown.contains("(1 to 255 characters)") && !shown.contains("undefined"), "{shown}");
     browser.picture("docs").await;
 }
