@@ -79,9 +79,10 @@ impl World {
         format!("/v1/subscriptions/{}", subscription["id"].as_str().expect("an id"))
     }
 
-    async fn device(&self, number: &str) -> (String, String) {
+    /// A device of this person that waits for its code: its id, and the code.
+    async fn device(&self, person: &Person, number: &str) -> (String, String) {
         let body = json!({ "kind": "sms", "number": number });
-        let device = self.owner.api.post("/v1/devices", &body).await;
+        let device = person.api.post("/v1/devices", &body).await;
         device.expect(201);
         let texts = self.node.data().join("outbox/sms.jsonl");
         let sent =
@@ -163,8 +164,10 @@ impl World {
                 Case::new(owner, "/v1/devices", json!({ "kind": "sms", "number": "+14155550100" }), 201)
             }
             "verifyDevice" => {
-                let (id, code) = self.device("+14155550199").await;
-                Case::new(owner, format!("/v1/devices/{id}/verify"), json!({ "code": code }), 200)
+                // A person of its own: between two codes to one person there is a pause.
+                let person = self.somebody("verifies").await;
+                let (id, code) = self.device(&person, "+14155550199").await;
+                Case::new(&person.api, format!("/v1/devices/{id}/verify"), json!({ "code": code }), 200)
             }
             "markInboxRead" => Case::new(owner, "/v1/inbox/read", json!({ "up_to": 1 }), 200),
             "sendNotification" => {
