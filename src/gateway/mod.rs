@@ -7,11 +7,14 @@
 //! Architecture invariant: an endpoint is declared once, in the registry; dispatch, authorization, limits,
 //! idempotency, documentation and the WebSocket `rpc` all read that one declaration. Handlers never name a warp type.
 
+pub mod admission;
 pub mod auth;
 pub mod call;
 mod cors;
 pub mod exchange;
 pub mod forwarded;
+#[cfg(test)]
+mod fuzz_tests;
 pub mod idempotency;
 pub mod openapi;
 pub mod page;
@@ -33,6 +36,7 @@ pub mod upstream;
 pub mod validate;
 pub mod websocket;
 
+pub use admission::Class;
 pub use auth::{Authenticator, Caller};
 pub use call::{Call, Permissions, Upgrade};
 pub use page::{List, PageQuery};

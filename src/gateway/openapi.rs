@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod tests;
+mod texts;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,6 +35,7 @@ pub fn document(declarations: &[Declaration]) -> Value {
         tags.iter().filter(|tag| !tag.is_empty()).map(|tag| json!({"name": tag, "description": about(tag)})).collect();
     let responses: Map<String, Value> =
         statuses.into_iter().map(|status| (format!("Problem{status}"), problem_response(status))).collect();
+    texts::document(&mut schemas, &mut paths);
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -139,7 +141,7 @@ fn problems(declaration: &Declaration) -> BTreeSet<u16> {
     if declaration.limit == LimitClass::Unlimited && declaration.access == Access::Public {
         return statuses;
     }
-    statuses.extend([400, 500, 503, 504]);
+    statuses.extend([400, 431, 500, 503, 504]);
     if declaration.limit != LimitClass::Unlimited {
         statuses.insert(429);
     }
@@ -252,6 +254,10 @@ fn success(declaration: &Declaration, response: &ResponseSpec, schemas: &mut Map
 }
 
 fn problem_response(status: u16) -> Value {
+    if status == 431 {
+        // Answered before there is a request that could have an id.
+        return json!({"description": reason(status)});
+    }
     let mut headers = json!({"X-Request-Id": {"$ref": "#/components/headers/RequestId"}});
     if matches!(status, 429 | 503) {
         headers["Retry-After"] = json!({"$ref": "#/components/headers/RetryAfter"});
@@ -279,6 +285,7 @@ fn reason(status: u16) -> &'static str {
             "Understood, but not valid: `errors` names the members. Or the idempotency key belongs to another request."
         }
         429 => "More often than allowed.",
+        431 => "The request's head is too large.",
         503 => "Not now: overloaded, or no leader. Nothing was done unless said otherwise.",
         504 => "The deadline passed; whether it took effect is not known. Repeat it under the same Idempotency-Key.",
         _ => "The server failed; nothing was done.",
@@ -292,7 +299,13 @@ fn parameters() -> Value {
             "in": "header",
             "required": required,
             "description": text,
-            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+            "schema": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": 255,
+                "pattern": "^[!-~]+$",
+                "format": "idempotency-key",
+            },
             "example": "3f0c1c5e-8e0d-4f57-9d5b-6f1f0b8d2a11",
         })
     };

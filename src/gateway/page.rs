@@ -13,6 +13,8 @@ use crate::kernel::Error;
 
 pub const DEFAULT_LIMIT: usize = 20;
 pub const MAX_LIMIT: usize = 100;
+/// A cursor over all shards of a large cluster names a place in each.
+const MAX_CURSOR_BYTES: usize = 16 << 10;
 
 /// The query of every list.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
@@ -22,7 +24,7 @@ pub struct PageQuery {
     #[schema(minimum = 1, maximum = 100)]
     pub limit: Option<u16>,
     /// `next_cursor` of the page before.
-    #[schema(max_length = 1024)]
+    #[schema(format = "cursor")]
     pub cursor: Option<String>,
 }
 
@@ -37,14 +39,14 @@ impl PageQuery {
         }
     }
 
-    /// The key after which the page starts.
+    /// The key after which the page starts; an empty cursor is the first page.
     ///
     /// # Errors
     /// `invalid` when the cursor was not made by [`cursor`].
     pub fn after(&self) -> Result<Option<Vec<u8>>, Error> {
-        let Some(cursor) = &self.cursor else { return Ok(None) };
+        let Some(cursor) = self.cursor.as_ref().filter(|cursor| !cursor.is_empty()) else { return Ok(None) };
         let bad = || Error::invalid("/cursor", "is not a cursor of this list");
-        if cursor.len() > 1024 {
+        if cursor.len() > MAX_CURSOR_BYTES {
             return Err(bad());
         }
         URL_SAFE_NO_PAD.decode(cursor).map(Some).map_err(|_| bad())
@@ -180,5 +182,7 @@ mod tests {
         assert!(query(Some(0), None).limit().is_err());
         assert!(query(Some(101), None).limit().is_err());
         assert!(query(None, Some("not base64!")).after().is_err());
+        assert!(query(None, Some(&"A".repeat(MAX_CURSOR_BYTES + 4))).after().is_err());
+        assert_eq!(query(None, Some("")).after(), Ok(None));
     }
 }

@@ -15,11 +15,12 @@ use futures::future::BoxFuture;
 use http::header::{ALLOW, HeaderValue, WWW_AUTHENTICATE};
 use http::{HeaderName, Method};
 use hyper::upgrade::OnUpgrade;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use super::admission::{Admission, Class, Permit};
 use super::auth::{Authenticator, Caller, OperatorToken, SourceKey, bearer, challenge};
 use super::call::{Call, Params, Upgrade};
 use super::cors::Cors;
@@ -29,7 +30,7 @@ use super::idempotency::{Begun, Requests, Scope};
 use super::rate_limit::RateLimits;
 use super::registry::{Access, BodyKind, Declaration, Endpoint, IdempotencyRule, LimitClass, Prepared};
 use super::reply::{Reply, problem};
-use super::request::{BodyStream, Head, Request, read_body};
+use super::request::{BodyBudget, BodyStream, Head, Request, read_body};
 use super::server::App;
 use super::services::Services;
 use super::table::{Found, Table, TableError};
@@ -37,6 +38,9 @@ use super::upstream::{Forwarding, Upstreams};
 use crate::kernel::{Error, ErrorCode, Origin, Principal, fail_point};
 use crate::settings::{Route, Settings};
 use crate::telemetry;
+
+/// Bodies of the largest size that are in memory at once.
+const BODIES_AT_LIMIT: usize = 64;
 
 /// What a gateway is made of.
 pub struct Parts {
@@ -77,7 +81,8 @@ pub struct Gateway {
     limits: RateLimits,
     upstreams: Upstreams,
     requests: Arc<Requests>,
-    in_flight: Arc<Semaphore>,
+    admission: Arc<Admission>,
+    bodies: BodyBudget,
     draining: CancellationToken,
     max_body_bytes: usize,
     body_timeout: Duration,
@@ -94,6 +99,12 @@ pub(super) struct Passage<'g> {
     pub(super) upgrade: Option<OnUpgrade>,
 }
 
+/// What a request has of the gateway's bounds, until its handler ends.
+pub(super) struct Held {
+    pub(super) _place: Option<Permit>,
+    pub(super) _bytes: Option<OwnedSemaphorePermit>,
+}
+
 impl Gateway {
     /// # Errors
     /// [`GatewayError`] when the endpoints contradict each other or a setting cannot be read.
@@ -104,7 +115,8 @@ impl Gateway {
         let cors = Cors::new(&settings.gateway.cors_origins);
         let limits = RateLimits::new(&settings.limits);
         let upstreams = Upstreams::new(&parts.routes, &parts.draining).map_err(GatewayError::Routes)?;
-        let in_flight = Arc::new(Semaphore::new(settings.gateway.max_in_flight.min(Semaphore::MAX_PERMITS)));
+        let admission = Admission::new(settings.gateway.max_in_flight);
+        let bodies = BodyBudget::new(settings.gateway.max_body_bytes.saturating_mul(BODIES_AT_LIMIT));
         let (max_body_bytes, body) = (settings.gateway.max_body_bytes, settings.gateway.body_timeout_ms);
         let request_timeout = Duration::from_millis(settings.gateway.request_timeout_ms);
         Ok(Arc::new_cyclic(|me| Self {
@@ -119,7 +131,8 @@ impl Gateway {
             limits,
             upstreams,
             requests: parts.requests,
-            in_flight,
+            admission,
+            bodies,
             draining: parts.draining,
             max_body_bytes,
             body_timeout: Duration::from_millis(body),
@@ -179,20 +192,23 @@ impl Gateway {
         seen.endpoint = Some(endpoint.clone());
         telemetry::Scope::set_operation(declaration.operation);
         tracing::Span::current().record("operation", declaration.operation);
-        let permit = self.admit(declaration.limit)?;
+        let place = self.admit(declaration.class())?;
         let caller = self.identify(head, declaration.access, exchange).await?;
         self.limit(declaration.limit, &caller, exchange)?;
         caller.check(declaration.access)?;
-        let body = match (declaration.body, &declaration.method) {
-            (BodyKind::None, &Method::GET | &Method::DELETE) => Bytes::new(),
+        let (body, held) = match (declaration.body, &declaration.method) {
+            (BodyKind::None, &Method::GET | &Method::DELETE) => (Bytes::new(), Held { _place: place, _bytes: None }),
             _ => {
+                // A body that drips in takes a connection and its own bytes, not a place that others wait for.
+                drop(place);
                 let limit = declaration.body_limit.unwrap_or(self.max_body_bytes);
-                read_body(head, body, limit, self.body_timeout).await?
+                let body = read_body(head, body, limit, self.body_timeout, &self.bodies).await?;
+                (body.bytes, Held { _place: self.admit(declaration.class())?, _bytes: body.held })
             }
         };
         let (params, head) = (params, head.clone());
         let passage = Passage { endpoint: &endpoint, params, head, caller, body, upgrade };
-        self.carry_out(passage, exchange, permit).await
+        self.carry_out(passage, exchange, held).await
     }
 
     /// Forwards what is not ours to the upstream it is configured for, after the same checks.
@@ -208,7 +224,7 @@ impl Gateway {
         seen.upstream = Some(format!("upstream {}", route.name));
         telemetry::Scope::set_operation("upstream");
         tracing::Span::current().record("operation", "upstream");
-        let _permit = self.admit(route.limit(head))?;
+        let _permit = self.admit(Class::Upstream)?;
         let caller = self.identify(head, route.access, exchange).await?;
         self.limit(route.limit(head), &caller, exchange)?;
         caller.check(route.access)?;
@@ -227,13 +243,9 @@ impl Gateway {
         Ok(reply)
     }
 
-    /// A place among the requests in flight; health checks need none.
-    pub(super) fn admit(&self, class: LimitClass) -> Result<Option<OwnedSemaphorePermit>, Error> {
-        if class == LimitClass::Unlimited {
-            return Ok(None);
-        }
-        let permit = self.in_flight.clone().try_acquire_owned();
-        permit.map(Some).map_err(|_| Error::overloaded("The gateway's queue"))
+    /// A place among the requests in flight.
+    pub(super) fn admit(&self, class: Class) -> Result<Option<Permit>, Error> {
+        self.admission.admit(class)
     }
 
     /// Who calls. Where anyone may, a bad token is no token.
@@ -278,7 +290,7 @@ impl Gateway {
         &self,
         passage: Passage<'_>,
         exchange: &mut Exchange,
-        permit: Option<OwnedSemaphorePermit>,
+        held: Held,
     ) -> Result<Reply, Error> {
         let Passage { endpoint, params, head, caller, body, upgrade } = passage;
         let declaration = &endpoint.declaration;
@@ -314,7 +326,7 @@ impl Gateway {
         let requests = self.requests.clone();
         fail_point::reach("request.admitted");
         let task = async move {
-            let _permit = permit;
+            let _held = held;
             run(&requests, scope, work, &origin, deadline).await
         };
         let failed = |error: String| {

@@ -22,6 +22,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
 
+use super::admission::Class;
 use super::call::{Call, Upgrade};
 use super::reply::Reply;
 use super::request::Head;
@@ -128,6 +129,8 @@ pub struct Declaration {
     /// The permission with which other people's objects are reached through it; without it they do not exist.
     pub others: Option<&'static str>,
     pub limit: LimitClass,
+    /// Other than what `limit` says.
+    pub class: Option<Class>,
     pub idempotency: IdempotencyRule,
     pub body: BodyKind,
     pub body_schema: Option<SchemaOf>,
@@ -141,6 +144,14 @@ pub struct Declaration {
     pub upgrade: bool,
     /// Left out of the OpenAPI document.
     pub hidden: bool,
+}
+
+impl Declaration {
+    /// What comes first when there are too many requests.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.class.unwrap_or(Class::of(self.limit))
+    }
 }
 
 /// A declared endpoint with its handler.
@@ -204,6 +215,7 @@ impl Draft<()> {
             access: Access::User,
             others: None,
             limit: if reads { LimitClass::Read } else { LimitClass::Write },
+            class: None,
             idempotency: if method == Method::POST { IdempotencyRule::Optional } else { IdempotencyRule::Unused },
             body: BodyKind::None,
             body_schema: None,
@@ -296,6 +308,12 @@ impl<B> Draft<B> {
     /// Which limit counts it; [`LimitClass::Read`] for GET, else [`LimitClass::Write`], when not said.
     pub fn limit(mut self, class: LimitClass) -> Self {
         self.declaration.limit = class;
+        self
+    }
+
+    /// What it is to the platform under overload; follows from the limit when not said.
+    pub fn class(mut self, class: Class) -> Self {
+        self.declaration.class = Some(class);
         self
     }
 

@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{BoxStream, StreamExt};
 use http::{HeaderMap, Method};
 use hyper::upgrade::OnUpgrade;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, timeout};
 
 use crate::kernel::{Error, ErrorCode};
@@ -22,11 +23,43 @@ pub struct Request {
     pub upgrade: Option<OnUpgrade>,
 }
 
+/// What a body may have without being counted.
+const FREE_BYTES: usize = 8 << 10;
+
+/// Bytes of bodies that a listener keeps in memory, over all requests; small bodies are not counted.
+#[derive(Debug, Clone)]
+pub struct BodyBudget(Arc<Semaphore>);
+
+impl BodyBudget {
+    #[must_use]
+    pub fn new(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
+    }
+
+    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
+        let taken = u32::try_from(bytes).ok().and_then(|bytes| Arc::clone(&self.0).try_acquire_many_owned(bytes).ok());
+        taken.ok_or_else(|| Error::overloaded("The memory for request bodies"))
+    }
+}
+
+/// A body that came in whole, and its part of the budget.
+#[derive(Debug)]
+pub struct WholeBody {
+    pub bytes: Bytes,
+    pub held: Option<OwnedSemaphorePermit>,
+}
+
 /// The whole body, of at most `limit` bytes and within `deadline` in total: a drip does not hold it open.
 ///
 /// # Errors
-/// `too_large`; `malformed` when the body broke off or took too long.
-pub async fn read_body(head: &Head, body: BodyStream, limit: usize, deadline: Duration) -> Result<Bytes, Error> {
+/// `too_large`; `malformed` when the body broke off or took too long; `overloaded` when the budget is used up.
+pub async fn read_body(
+    head: &Head,
+    body: BodyStream,
+    limit: usize,
+    deadline: Duration,
+    budget: &BodyBudget,
+) -> Result<WholeBody, Error> {
     let too_large = || Error::new(ErrorCode::TooLarge, format!("The body may have at most {limit} bytes."));
     let announced = head.header("content-length").and_then(|text| text.parse::<u64>().ok());
     if announced.is_some_and(|length| length > limit as u64) {
@@ -34,15 +67,24 @@ pub async fn read_body(head: &Head, body: BodyStream, limit: usize, deadline: Du
     }
     let reading = async {
         let mut body = body;
-        let mut whole = BytesMut::new();
+        let (mut whole, mut held) = (BytesMut::new(), None::<OwnedSemaphorePermit>);
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|_| Error::new(ErrorCode::Malformed, "The body broke off."))?;
-            if whole.len() + chunk.len() > limit {
+            let length = whole.len() + chunk.len();
+            if length > limit {
                 return Err(too_large());
+            }
+            let counted = length.saturating_sub(FREE_BYTES.max(whole.len()));
+            if counted > 0 {
+                let more = budget.take(counted)?;
+                match &mut held {
+                    Some(held) => held.merge(more),
+                    None => held = Some(more),
+                }
             }
             whole.extend_from_slice(&chunk);
         }
-        Ok(whole.freeze())
+        Ok(WholeBody { bytes: whole.freeze(), held })
     };
     let late = |_| Error::new(ErrorCode::Malformed, "The body took too long to arrive.");
     timeout(deadline, reading).await.map_err(late)?
@@ -88,5 +130,27 @@ impl Head {
     #[must_use]
     pub fn is_safe(&self) -> bool {
         matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn bodies_share_a_budget_that_small_ones_do_not_touch() {
+        let budget = BodyBudget::new(30 << 10);
+        let head = Head::new(Method::POST, "/");
+        let read = async |chunks: usize| {
+            let chunks = futures::stream::iter((0..chunks).map(|_| Ok(Bytes::from(vec![b'x'; 4 << 10]))));
+            read_body(&head, chunks.boxed(), 1 << 20, Duration::from_secs(5), &budget).await
+        };
+        let small = read(2).await.expect("free");
+        assert!(small.held.is_none() && budget.0.available_permits() == 30 << 10);
+        let large = read(8).await.expect("counted");
+        assert_eq!((large.bytes.len(), budget.0.available_permits()), (32 << 10, 6 << 10));
+        assert_eq!(read(8).await.expect_err("used up").code, ErrorCode::Overloaded);
+        drop(large);
+        assert_eq!(budget.0.available_permits(), 30 << 10);
     }
 }

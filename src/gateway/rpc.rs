@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::auth::Caller;
 use super::call::Params;
 use super::exchange::Exchange;
-use super::pipeline::{Gateway, Passage};
+use super::pipeline::{Gateway, Held, Passage};
 use super::registry::{BodyKind, Declaration};
 use super::reply::Body;
 use super::request::Head;
@@ -48,12 +48,12 @@ impl Gateway {
         let (head, params, body) = assemble(declaration, rpc.data)?;
         let mut exchange = Exchange::begin(&head, rpc.source, true);
         exchange.request_id = rpc.request_id;
-        let permit = self.admit(declaration.limit)?;
+        let held = Held { _place: self.admit(declaration.class())?, _bytes: None };
         self.limit(declaration.limit, &rpc.caller, &mut exchange)?;
         rpc.caller.check(declaration.access)?;
         let passage =
             Passage { endpoint: &endpoint, params, head: Arc::new(head), caller: rpc.caller, body, upgrade: None };
-        let reply = self.carry_out(passage, &mut exchange, permit).await?;
+        let reply = self.carry_out(passage, &mut exchange, held).await?;
         let Body::Full(bytes) = reply.body else {
             return Err(Error::new(ErrorCode::Malformed, "This operation answers over HTTP only."));
         };

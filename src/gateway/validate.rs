@@ -3,11 +3,16 @@
 //! Invariant: a body that carries a payment card number anywhere is refused before any handler, log or store sees it.
 //! Deliberately absent: rules between members; those belong to the handler or the entity.
 
+mod objects;
+mod scan;
+
 use http::header::CONTENT_TYPE;
+use percent_encoding::percent_decode;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
 
+use self::objects::Objects;
+use self::scan::{is_control, scan};
 use super::request::Head;
 use crate::kernel::pan::contains_card_number;
 use crate::kernel::{Error, ErrorCode};
@@ -37,18 +42,12 @@ pub fn check_media_type(head: &Head, accepted: &[&str]) -> Result<(), Error> {
 /// A JSON body as `T`.
 ///
 /// # Errors
-/// `malformed` when it is not JSON or nested too deep; `invalid` when it has a card number, or an unknown, missing or
-/// mistyped member.
+/// `malformed` when it is not JSON or nested too deep; `invalid` when it has a card number, a control character, or an
+/// unknown, missing, mistyped or repeated member.
 pub fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
-    check_depth(bytes)?;
-    let tree: Value = serde_json::from_slice(bytes).map_err(|error| {
-        let place = format!("line {} column {}", error.line(), error.column());
-        Error::new(ErrorCode::Malformed, format!("The body is not valid JSON ({place})."))
-    })?;
-    refuse_card_numbers(&tree, &mut String::new())?;
-    drop(tree);
+    scan(bytes)?;
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+    serde_path_to_error::deserialize(Objects(&mut deserializer)).map_err(|error| {
         let pointer = pointer(error.path());
         shape_error(pointer, &error.inner().to_string())
     })
@@ -57,11 +56,20 @@ pub fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
 /// A query or `application/x-www-form-urlencoded` body as `T`.
 ///
 /// # Errors
-/// `invalid` when it has a card number, or an unknown, missing or mistyped member.
+/// `malformed` when it is not UTF-8; `invalid` when it has a card number, a control character, or an unknown, missing,
+/// mistyped or repeated member.
 pub fn form<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    if percent_decode(bytes).decode_utf8().is_err() {
+        return Err(Error::new(ErrorCode::Malformed, "The query or form is not UTF-8."));
+    }
     for (name, value) in form_urlencoded::parse(bytes) {
-        if contains_card_number(&name) || contains_card_number(&value) {
-            return Err(card_number_refused(""));
+        for text in [&name, &value] {
+            if contains_card_number(text) {
+                return Err(card_number_refused(""));
+            }
+            if text.chars().any(is_control) {
+                return Err(Error::invalid("", "holds a control character"));
+            }
         }
     }
     let deserializer = serde_urlencoded::Deserializer::new(form_urlencoded::parse(bytes));
@@ -118,63 +126,15 @@ fn escaped(member: &str) -> String {
     member.replace('~', "~0").replace('/', "~1")
 }
 
-fn check_depth(bytes: &[u8]) -> Result<(), Error> {
-    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
-    for byte in bytes {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => depth += 1,
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > MAX_DEPTH {
-            let detail = format!("The body is nested deeper than {MAX_DEPTH} levels.");
-            return Err(Error::new(ErrorCode::Malformed, detail));
-        }
-    }
-    Ok(())
-}
-
 fn card_number_refused(pointer: &str) -> Error {
     Error::invalid(pointer, "holds a payment card number; send a token of the payment provider instead")
-}
-
-fn refuse_card_numbers(value: &Value, pointer: &mut String) -> Result<(), Error> {
-    let found = match value {
-        Value::String(text) => contains_card_number(text),
-        Value::Number(number) => contains_card_number(&number.to_string()),
-        Value::Null | Value::Bool(_) => false,
-        Value::Array(items) => {
-            for (index, item) in items.iter().enumerate() {
-                let length = pointer.len();
-                push(pointer, &index.to_string());
-                refuse_card_numbers(item, pointer)?;
-                pointer.truncate(length);
-            }
-            false
-        }
-        Value::Object(members) => {
-            for (name, member) in members {
-                if contains_card_number(name) {
-                    return Err(card_number_refused(pointer));
-                }
-                let length = pointer.len();
-                push(pointer, name);
-                refuse_card_numbers(member, pointer)?;
-                pointer.truncate(length);
-            }
-            false
-        }
-    };
-    if found { Err(card_number_refused(pointer)) } else { Ok(()) }
 }
 
 #[cfg(test)]
 mod tests {
     use http::Method;
     use serde::Deserialize;
+    use serde_json::Value;
 
     use super::*;
 
@@ -214,15 +174,40 @@ mod tests {
         check(r#"{"name":"x","lines":[{}]}"#, "/lines/0/quantity", "is required");
         check(r#"{"name":"x","lines":[{"quantity":1,"a":2}]}"#, "/lines/0/a", "not a known member");
         check("[]", "", "");
+        check(r#"["x",[]]"#, "", "expected struct Order");
+        check(r#"{"name":"x","lines":[[1]]}"#, "/lines/0", "expected struct Line");
+        check(r#"{"name":"a\u0000b"}"#, "/name", "control character");
+        check(r#"{"name":"x","lines":[{"quantity":1,"quantity":1}]}"#, "/lines/0/quantity", "given twice");
+        check(r#"{"name":"x","lines":[{"quantity":1.0}]}"#, "/lines/0/quantity", "u32");
+        check(r#"{"name":"x","lines":[{"quantity":4294967296}]}"#, "/lines/0/quantity", "u32");
+        check(r#"{"name":"x","lines":[{"quantity":-0}]}"#, "/lines/0/quantity", "u32");
+        assert!(json::<Value>(br#"{"a":{"b":1,"c":[{"b":1},{"b":1}]},"b":1}"#).is_ok());
+        assert!(json::<Value>(br#"{"a":[{"b":1,"b":1}]}"#).is_err());
     }
 
     #[test]
     fn what_is_not_json_is_malformed() {
         let deep = format!(r#"{{"name":{}1{}}}"#, "[".repeat(40), "]".repeat(40));
-        for body in ["", "{", "nope", r#"{"name":"x"} {}"#, deep.as_str()] {
+        let not_utf8 = b"{\"name\":\"\xff\"}";
+        assert_eq!(json::<Order>(not_utf8).expect_err("refused").code, ErrorCode::Malformed);
+        let lone = r#"{"name":"\ud800"}"#;
+        let huge = r#"{"name":1e400}"#;
+        for body in ["", "{", "nope", r#"{"name":"x"} {}"#, deep.as_str(), lone, huge, "\u{feff}{}", "{\"name\":NaN}"] {
             assert_eq!(refusal(body).0, ErrorCode::Malformed, "{body}");
         }
         assert!(json::<Value>(br#"{"a":"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\"{{"}"#).is_ok());
+    }
+
+    #[test]
+    fn forms_are_utf8_and_give_each_member_once() {
+        let refused = |bytes: &[u8]| form::<Line>(bytes).map(drop).map_err(|error| error.code).err();
+        assert_eq!(refused(b"quantity=1"), None);
+        assert_eq!(refused(b"quantity=%31&"), None);
+        assert_eq!(refused(b"quantity=1&quantity=1"), Some(ErrorCode::Invalid));
+        assert_eq!(refused(b"quantity=1%00"), Some(ErrorCode::Invalid));
+        for bad in [&b"quantity=%ff"[..], b"quantity=\xff", b"%c0%80=1", b"quantity=%ed%a0%80"] {
+            assert_eq!(refused(bad), Some(ErrorCode::Malformed), "{bad:?}");
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ pub mod codec;
 pub mod entity;
 pub mod error;
 pub mod fail_point;
+#[cfg(test)]
+pub mod fuzz_tests;
 pub mod id;
 pub mod merkle;
 pub mod money;

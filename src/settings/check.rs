@@ -225,6 +225,7 @@ fn identity(settings: &Settings, faults: &mut Vec<Fault>) {
     range(faults, "identity.password_min_score", identity.password_min_score, 0..=4);
     range(faults, "identity.hash_concurrency", identity.hash_concurrency, 1..=256);
     range(faults, "identity.hash_queue_max", identity.hash_queue_max, 1..=65_536);
+    range(faults, "identity.hash_wait_ms", identity.hash_wait_ms, 10..=MINUTE_MS);
     let issuer = !identity.totp_issuer.is_empty() && !identity.totp_issuer.contains(':');
     expect(faults, issuer, "identity.totp_issuer", "expected a name without a colon");
 }

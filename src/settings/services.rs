@@ -19,6 +19,7 @@ pub struct Identity {
     pub password_min_score: u8,
     pub hash_concurrency: usize,
     pub hash_queue_max: usize,
+    pub hash_wait_ms: u64,
     pub totp_issuer: String,
 }
 

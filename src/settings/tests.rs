@@ -201,3 +201,29 @@ fn every_secret_field_is_listed_as_one() {
     }
     assert_eq!(hidden, print::SECRETS);
 }
+
+#[test]
+fn any_bytes_as_a_file_or_an_environment() {
+    let seeds: [&[u8]; 4] = [
+        include_bytes!("../../config/default.toml"),
+        b"clock = \"virtual\"\n[node]\nid = 2\n[gateway]\nmax_connections = 5\n",
+        b"[[gateway.routes]]\nname = \"a\"\nprefix = \"/a/\"\nupstreams = [\"http://127.0.0.1:9\"]\n",
+        b"[{name = \"a\", prefix = \"/a/\", upstreams = [\"x\"]}]",
+    ];
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("node.toml");
+    crate::kernel::fuzz_tests::fuzz_costly("settings", &seeds, |bytes| {
+        std::fs::write(&path, bytes).expect("writable");
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let file = Layers { file: Some(path.clone()), ..Layers::default() };
+        let way = |layers: &Layers| match Settings::load(layers) {
+            Ok(settings) => format!("loaded {}", settings.gateway.routes.len()),
+            Err(error) => {
+                error.to_string().lines().take(2).map(|line| line.chars().take(40).collect::<String>()).collect()
+            }
+        };
+        let names = ["CONSTRUCT__GATEWAY__ROUTES", "CONSTRUCT__NODE__ID", "CONSTRUCT__CLUSTER__JOIN"];
+        let ways: Vec<String> = names.iter().map(|name| way(&with_env(&[(*name, text.as_str())]))).collect();
+        format!("{} {ways:?}", way(&file))
+    });
+}

@@ -2,8 +2,8 @@
 //!
 //! Canonical form: NFKC of the whole (Unicode TR 15), the domain in lower-case ASCII (UTS 46 through `idna`), the
 //! local part case-folded. Two spellings of one mailbox therefore meet in one `email_claim` entity. Look-alikes are
-//! refused: a part that mixes scripts which resemble each other, or that is written wholly in foreign letters that
-//! each look Latin (after UTS 39, "restriction levels"). Deliberately absent: quoted local parts, comments, address
+//! refused by the tables of UTS 39: a part of scripts that are not written together, with characters that no language
+//! uses today, or that reads as an ASCII text though it is none. Deliberately absent: quoted local parts, comments, address
 //! literals and provider-specific rules such as dots or plus tags.
 
 use std::fmt;
@@ -11,6 +11,7 @@ use std::fmt;
 use ring::hmac;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
+use unicode_security::{GeneralSecurityProfile, RestrictionLevel, RestrictionLevelDetection, skeleton};
 
 use crate::kernel::Error;
 
@@ -64,6 +65,8 @@ impl EmailAddress {
         check_local(local)?;
         let ascii = canonical_domain(domain)?;
         let folded = fold(local);
+        // Case hides look-alikes: a capital thorn is itself, the small one reads as a p.
+        check_local(&folded)?;
         if local.len() > LOCAL_MAX_OCTETS || folded.len() > LOCAL_MAX_OCTETS {
             return Err(AddressError::TooLong);
         }
@@ -132,58 +135,26 @@ fn canonical_domain(domain: &str) -> Result<String, AddressError> {
     Ok(ascii)
 }
 
-/// Scripts whose letters are mistaken for one another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Script {
-    Latin,
-    Greek,
-    Cyrillic,
-    Armenian,
-    Georgian,
-    Cherokee,
-    Coptic,
-    Other,
-}
-
-fn script(c: char) -> Option<Script> {
-    if !c.is_alphabetic() {
-        return None;
-    }
-    Some(match u32::from(c) {
-        0x00..=0x24f | 0x250..=0x2af | 0x1e00..=0x1eff | 0x2c60..=0x2c7f | 0xa720..=0xa7ff | 0xab30..=0xab6f => {
-            Script::Latin
-        }
-        0x370..=0x3ff | 0x1f00..=0x1fff => Script::Greek,
-        0x400..=0x52f | 0x1c80..=0x1c8f | 0x2de0..=0x2dff | 0xa640..=0xa69f => Script::Cyrillic,
-        0x530..=0x58f => Script::Armenian,
-        0x10a0..=0x10ff | 0x1c90..=0x1cbf | 0x2d00..=0x2d2f => Script::Georgian,
-        0x13a0..=0x13ff | 0xab70..=0xabbf => Script::Cherokee,
-        0x2c80..=0x2cff => Script::Coptic,
-        _ => Script::Other,
-    })
-}
-
-/// Cyrillic and Greek small letters that pass for Latin ones.
-const LATIN_LOOK_ALIKES: &str = "аеорсухіјѕһԁԛԝѵԍӏкмтвн\u{3bf}αινκρτυχγεωϲϳ";
-
+/// UTS 39: only characters recommended for identifiers, of scripts that are written together (§5.2, *highly
+/// restrictive*), and not a text in other letters that reads as an ASCII one (§4, whole-script confusables).
 fn check_scripts(part: &str) -> Result<(), AddressError> {
-    let mut seen: Option<Script> = None;
-    let mut look_alikes_only = true;
-    for c in part.chars() {
-        let Some(found) = script(c) else { continue };
-        if !c.to_lowercase().all(|lower| LATIN_LOOK_ALIKES.contains(lower)) {
-            look_alikes_only = false;
-        }
-        if found == Script::Other {
-            continue;
-        }
-        match seen {
-            Some(before) if before != found => return Err(AddressError::Confusable),
-            _ => seen = Some(found),
-        }
+    if part.is_ascii() {
+        return Ok(());
     }
-    let foreign = matches!(seen, Some(Script::Greek | Script::Cyrillic));
-    if foreign && look_alikes_only { Err(AddressError::Confusable) } else { Ok(()) }
+    let known = |c: char| c.is_ascii() || c.identifier_allowed();
+    if !part.chars().all(known) || !letters(part).as_str().check_restriction_level(RestrictionLevel::HighlyRestrictive)
+    {
+        return Err(AddressError::Confusable);
+    }
+    // Case hides a look-alike: capital Cyrillic En is a Latin H, the small one is none.
+    let reads_as_ascii = |text: &str| !text.is_ascii() && skeleton(text).all(|c| c.is_ascii());
+    let upper = part.to_uppercase();
+    if reads_as_ascii(part) || reads_as_ascii(&upper) { Err(AddressError::Confusable) } else { Ok(()) }
+}
+
+/// Without digits and signs, which are common to all scripts but not *allowed* at any restriction level.
+fn letters(part: &str) -> String {
+    part.chars().filter(|c| !c.is_ascii() || c.is_ascii_alphanumeric()).collect()
 }
 
 #[cfg(test)]
@@ -205,6 +176,10 @@ mod tests {
             ("用户@例え.jp", "用户@xn--r8jz45g.jp"),
             ("почта@домен.рф", "почта@xn--d1acufc.xn--p1ai"),
             ("o'hara/x=y@sub.example.co", "o'hara/x=y@sub.example.co"),
+            ("søren.1+x@example.dk", "søren.1+x@example.dk"),
+            ("महेश@example.in", "महेश@example.in"),
+            ("김robot@example.kr", "김robot@example.kr"),
+            ("محمد@example.org", "محمد@example.org"),
         ];
         for (text, canonical) in table {
             assert_eq!(EmailAddress::parse(text).map(|a| a.canonical), Ok(canonical.to_owned()), "{text}");
@@ -235,6 +210,18 @@ mod tests {
             ("\u{430}da@example.org", AddressError::Confusable),
             ("ada@p\u{430}ypal.com", AddressError::Confusable),
             ("ada@\u{430}\u{440}\u{440}\u{435}.com", AddressError::Confusable),
+            ("\u{3b1}da@example.org", AddressError::Confusable),
+            ("\u{441}\u{43e}\u{440}\u{435}@example.org", AddressError::Confusable),
+            ("\u{43d}\u{432}@example.org", AddressError::Confusable),
+            ("\u{3bf}\u{3bd}@example.org", AddressError::Confusable),
+            ("\u{13aa}\u{13aa}@example.org", AddressError::Confusable),
+            ("\u{555}\u{555}@example.org", AddressError::Confusable),
+            ("adm\u{131}n@example.org", AddressError::Confusable),
+            ("ada\u{251}@example.org", AddressError::Confusable),
+            ("\u{de}aul@example.org", AddressError::Confusable),
+            ("l\u{1c3}@example.org", AddressError::Confusable),
+            ("\u{5d0}da@example.org", AddressError::Confusable),
+            ("ada@\u{440}\u{430}\u{443}\u{440}\u{430}\u{4cf}.com", AddressError::Confusable),
             (&long_local, AddressError::TooLong),
             (&long, AddressError::TooLong),
         ];
@@ -251,5 +238,30 @@ mod tests {
         assert_eq!(key, parse("ADA@example.org").claim_key(&[1; 32]));
         assert_ne!(key, parse("ada@example.org").claim_key(&[2; 32]));
         assert_ne!(key, parse("bob@example.org").claim_key(&[1; 32]));
+    }
+
+    #[test]
+    fn any_bytes_as_an_address() {
+        let seeds: [&[u8]; 5] = [
+            b"Ada+x@Example.ORG",
+            "\u{43f}\u{43e}\u{447}\u{442}\u{430}@\u{434}\u{43e}\u{43c}\u{435}\u{43d}.\u{440}\u{444}".as_bytes(),
+            "stra\u{df}e@xn--bcher-kva.example".as_bytes(),
+            "jose\u{301}@example.org".as_bytes(),
+            "\u{fb03}\u{131}@\u{2024}example\u{3002}org".as_bytes(),
+        ];
+        crate::kernel::fuzz_tests::fuzz("address", &seeds, |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            match EmailAddress::parse(&text) {
+                Ok(address) => {
+                    let again = EmailAddress::parse(address.canonical()).expect("a canonical address is an address");
+                    assert_eq!(again.canonical(), address.canonical(), "its own canonical form");
+                    let mailbox = EmailAddress::parse(address.mailbox()).expect("a mailbox is an address");
+                    assert_eq!(mailbox.canonical(), address.canonical(), "the same mailbox");
+                    assert!(!address.mailbox().contains(char::is_control) && address.mailbox().len() <= 254);
+                    format!("accepted {}", address.mailbox().is_ascii())
+                }
+                Err(error) => error.to_string(),
+            }
+        });
     }
 }

@@ -167,4 +167,19 @@ mod tests {
         assert_ne!(first, mint.issue(&user, Purpose::Refresh, &under([2; 32])));
         assert_ne!(first, mint.issue(&user, Purpose::MfaChallenge, &under([1; 32])));
     }
+
+    #[test]
+    fn any_bytes_as_an_opaque_token() {
+        let mint = Mint::new(&[3; 32]);
+        let user = id::type_id("usr", Timestamp::from_millis(1), Slot(5), [9; 8]);
+        let good =
+            mint.issue(&user, Purpose::Refresh, &Origin { idempotency: Some([1; 32]), ..Origin::system("test") });
+        let good = good.expose().clone();
+        crate::kernel::fuzz_tests::fuzz("opaque", &[good.as_bytes()], |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let found = mint.recognize(&text, "usr", Purpose::Refresh);
+            assert_eq!(found.is_some(), text == good, "only the token itself is the token: {text}");
+            format!("{} {}", found.is_some(), text.contains('.'))
+        });
+    }
 }

@@ -1,10 +1,12 @@
 //! Passwords: their policy, and Argon2id (RFC 9106) on a bounded pool of blocking threads.
 //!
-//! Hashing happens before a command is sent, never inside an entity. At the bound the caller hears `overloaded`
-//! instead of waiting without end. A dummy hash stands in where there is none, so that an unknown address costs the
-//! same time as a wrong password.
+//! Hashing happens before a command is sent, never inside an entity. Few wait, and not for long: at either bound the
+//! caller hears `overloaded` and when to come back, so that under any load the threads work for callers who still
+//! listen. A dummy hash stands in where there is none, so that an unknown address costs the same time as a wrong
+//! password.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
@@ -33,6 +35,8 @@ pub struct Policy {
     pub parallel: usize,
     /// Callers who may wait behind them.
     pub waiting: usize,
+    /// How long one may wait for a thread.
+    pub patience: Duration,
 }
 
 /// The pool. Cheap to clone.
@@ -97,9 +101,13 @@ impl Passwords {
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce(&mut Memory) -> T + Send + 'static) -> Result<T, Error> {
-        let place =
-            Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| Error::overloaded("The queue for passwords"))?;
-        let turn = Arc::clone(&self.running).acquire_owned().await.map_err(|_| Error::internal())?;
+        let full = || {
+            metrics::counter!("construct_password_jobs_refused_total").increment(1);
+            Error::overloaded("The queue for passwords")
+        };
+        let place = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| full())?;
+        let turn = tokio::time::timeout(self.policy.patience, Arc::clone(&self.running).acquire_owned());
+        let turn = turn.await.map_err(|_| full())?.map_err(|_| Error::internal())?;
         // The permits move along: a caller who gives up does not free a thread that still works.
         let spare = Arc::clone(&self.spare);
         let job = tokio::task::spawn_blocking(move || {
@@ -203,7 +211,7 @@ mod tests {
     use crate::kernel::ErrorCode;
 
     fn pool(waiting: usize) -> Passwords {
-        Passwords::new(Policy { min_chars: 8, min_score: 2, parallel: 1, waiting })
+        Passwords::new(Policy { min_chars: 8, min_score: 2, parallel: 1, waiting, patience: Duration::from_secs(60) })
     }
 
     fn secret(text: &str) -> Secret<String> {
@@ -252,5 +260,20 @@ mod tests {
         let _busy = Arc::clone(&pool.admitted).try_acquire_owned().expect("free");
         let error = pool.verify(secret("x"), None).await.expect_err("full");
         assert_eq!(error.code, ErrorCode::Overloaded);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_longer_than_the_patience_and_their_place_is_free_again() {
+        let mut pool = pool(4);
+        pool.policy.patience = Duration::from_millis(20);
+        let busy = Arc::clone(&pool.running).acquire_owned().await.expect("a turn");
+        let (one, two) = tokio::join!(pool.verify(secret("x"), None), pool.verify(secret("y"), None));
+        for refused in [one, two] {
+            let error = refused.expect_err("too late");
+            assert_eq!((error.code, error.retry_after_seconds), (ErrorCode::Overloaded, Some(1)));
+        }
+        assert_eq!(pool.admitted.available_permits(), 5);
+        drop(busy);
+        assert_eq!(pool.verify(secret("x"), None).await, Ok(false));
     }
 }

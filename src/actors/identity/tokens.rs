@@ -302,4 +302,17 @@ mod tests {
             assert_eq!(keys.verify(&token, NOW), Err(error), "{token}");
         }
     }
+
+    #[tokio::test]
+    async fn any_bytes_as_an_access_token() {
+        let (keys, _directory) = key_set("https://id.example").await;
+        let good = keys.issue(&session(), NOW, 900).expose().clone();
+        let none = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"at+jwt","kid":"x"}"#);
+        crate::kernel::fuzz_tests::fuzz("jws", &[good.as_bytes(), none.as_bytes()], |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let verified = keys.verify(&text, NOW);
+            assert_eq!(verified.is_ok(), text == good, "only the token itself is the token: {text}");
+            format!("{:?}", verified.err())
+        });
+    }
 }

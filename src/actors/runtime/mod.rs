@@ -67,6 +67,9 @@ pub struct RuntimeOptions {
     pub deadline_ms: u64,
     /// Outbox records under way per lane and shard.
     pub outbox_lane: usize,
+    /// Outbox records of one family known to a shard's scheduler at once (not their payloads); the rest waits in the
+    /// state store. A window for each family: the backlog of a stuck provider hides nothing that goes elsewhere.
+    pub outbox_window: usize,
     /// Attempts of a provider call before it is given up.
     pub provider_attempts: u32,
     /// The longest a single provider call may take before its outcome counts as unknown.
@@ -91,6 +94,7 @@ impl Default for RuntimeOptions {
             memory_budget_bytes: 64 << 20,
             deadline_ms: 10_000,
             outbox_lane: 64,
+            outbox_window: 8192,
             provider_attempts: 12,
             provider_deadline_ms: 30_000,
             retry_ms: (20, 30_000),

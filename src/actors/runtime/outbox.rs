@@ -26,8 +26,6 @@ use super::shard::Shard;
 use crate::kernel::{EntityId, OutboxRecord, ProviderKind, Target};
 use crate::providers::Provider;
 
-/// Records known to the scheduler at once (not their payloads); the rest waits in the state store.
-const WINDOW: usize = 50_000;
 const PAGE: usize = 512;
 /// A record that waits no longer than this for its next attempt is not at rest.
 const SOON: Duration = Duration::from_secs(1);
@@ -83,8 +81,11 @@ pub struct Outbox {
 /// The scheduler's memory, owned by its task.
 #[derive(Default)]
 struct Schedule {
+    window: usize,
     queues: HashMap<Lane, VecDeque<u64>>,
-    known: usize,
+    known: HashMap<Family, usize>,
+    /// Families with a full window, and the first record that was left in the store because of that.
+    left: HashMap<Family, u64>,
     ready: HashMap<Family, VecDeque<Lane>>,
     running: HashMap<Family, usize>,
     in_progress: HashSet<Lane>,
@@ -114,7 +115,8 @@ impl Outbox {
     /// Delivers until the runtime stops.
     pub async fn run(self: Arc<Self>, stopping: CancellationToken) {
         let mut applied = self.shard.parts.log.state().applied();
-        let mut schedule = Schedule::default();
+        let window = self.shard.parts.options.outbox_window;
+        let mut schedule = Schedule { window, ..Schedule::default() };
         let (report, mut reports) = mpsc::unbounded_channel();
         loop {
             let seen = applied.borrow_and_update().outbox_head;
@@ -146,29 +148,49 @@ impl Outbox {
         }
     }
 
-    /// Takes in records that were applied since the last pass.
+    /// Takes in records that were applied since the last pass, and those that windows had no room for.
     fn read(&self, schedule: &mut Schedule) {
         let head = self.shard.parts.log.state().applied().borrow().outbox_head;
-        while schedule.known < WINDOW {
-            let after = self.read_up_to.load(Ordering::Acquire);
-            let page = match self.shard.parts.log.state().outbox(after, PAGE) {
-                Ok(page) => page,
-                Err(error) => {
-                    tracing::error!(%error, "the outbox cannot be read");
-                    return;
-                }
-            };
+        loop {
+            let Some(page) = self.page(self.read_up_to.load(Ordering::Acquire)) else { return };
             let Some(last) = page.last().map(|record| record.number) else {
                 // What was numbered before this read and is not there any more is settled.
                 self.read_up_to.fetch_max(head, Ordering::AcqRel);
-                return;
+                break;
             };
             for record in &page {
-                schedule.add(record);
+                schedule.meet(record);
             }
             self.busy.store(schedule.busy(), Ordering::Release);
             self.read_up_to.store(last, Ordering::Release);
         }
+        for (family, first) in schedule.refillable() {
+            self.refill(schedule, family, first);
+        }
+    }
+
+    /// Reads again from the first record of the family that was left, until its window is full or nothing is left.
+    fn refill(&self, schedule: &mut Schedule, family: Family, first: u64) {
+        let (mut after, upto) = (first.saturating_sub(1), self.read_up_to.load(Ordering::Acquire));
+        schedule.left.remove(&family);
+        while after < upto {
+            let page = self.page(after);
+            let Some(last) = page.as_ref().map(|page| page.last().map_or(upto, |record| record.number)) else {
+                schedule.left.insert(family, after + 1);
+                return;
+            };
+            for record in page.into_iter().flatten().filter(|record| record.number <= upto) {
+                if Lane::of(&record).family() == family && !schedule.meet(&record) {
+                    return;
+                }
+            }
+            after = last;
+        }
+    }
+
+    fn page(&self, after: u64) -> Option<Vec<OutboxRecord>> {
+        let page = self.shard.parts.log.state().outbox(after, PAGE);
+        page.inspect_err(|error| tracing::error!(%error, "the outbox cannot be read")).ok()
     }
 
     fn dispatch(
@@ -192,22 +214,37 @@ impl Outbox {
 
     fn publish(&self, schedule: &Schedule) {
         self.busy.store(schedule.busy(), Ordering::Release);
+        let known: usize = schedule.known.values().sum();
         #[expect(clippy::cast_precision_loss, reason = "a bounded count is far below 2^52")]
-        self.known.set(schedule.known as f64);
+        self.known.set(known as f64);
         #[expect(clippy::cast_precision_loss, reason = "a bounded count is far below 2^52")]
         self.waiting.set(schedule.later.len() as f64);
     }
 }
 
 impl Schedule {
-    fn add(&mut self, record: &OutboxRecord) {
+    /// Takes the record in if its family has room and none before it was left; whether it did.
+    fn meet(&mut self, record: &OutboxRecord) -> bool {
         let lane = Lane::of(record);
-        self.known += 1;
+        let family = lane.family();
+        let known = self.known.entry(family).or_default();
+        if *known >= self.window || self.left.contains_key(&family) {
+            self.left.entry(family).or_insert(record.number);
+            return false;
+        }
+        *known += 1;
         let queue = self.queues.entry(lane.clone()).or_default();
         queue.push_back(record.number);
         if queue.len() == 1 {
-            self.ready.entry(lane.family()).or_default().push_back(lane);
+            self.ready.entry(family).or_default().push_back(lane);
         }
+        true
+    }
+
+    /// Families that left records and have room again: half a window, so that a refill is worth its reads.
+    fn refillable(&self) -> Vec<(Family, u64)> {
+        let room = |family: &Family| self.known.get(family).is_none_or(|known| *known <= self.window / 2);
+        self.left.iter().filter(|(family, _)| room(family)).map(|(family, first)| (*family, *first)).collect()
     }
 
     /// Queues ready, under way, or about to be tried again.
@@ -255,7 +292,9 @@ impl Schedule {
             return;
         }
         self.attempts.remove(&number);
-        self.known = self.known.saturating_sub(1);
+        if let Some(known) = self.known.get_mut(&lane.family()) {
+            *known = known.saturating_sub(1);
+        }
         let Some(queue) = self.queues.get_mut(&lane) else { return };
         queue.pop_front();
         if queue.is_empty() {

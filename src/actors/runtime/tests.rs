@@ -2,6 +2,7 @@
 
 mod feed;
 mod passivation;
+mod stuck;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
 
-use crate::gateway::{Access, Call, Endpoint, LimitClass, Reply, openapi, websocket};
+use crate::gateway::{Access, Call, Class, Endpoint, LimitClass, Reply, openapi, websocket};
 use crate::kernel::Error;
 use crate::settings::Settings;
 
@@ -18,6 +18,7 @@ pub fn documented(mut endpoints: Vec<Endpoint>, address: fn(&Settings) -> String
     let served = document.clone();
     endpoints.push(
         Endpoint::get("/openapi.json", "getOpenApi")
+            .class(Class::Bulk)
             .summary("The description of every endpoint (OpenAPI 3.1)")
             .tag("gateway")
             .access(Access::Public)
@@ -74,6 +75,7 @@ fn server(public_url: &str) -> Value {
 
 fn get_openapi(document: &OnceLock<Value>, address: String) -> Result<Reply, Error> {
     let mut document = document.get().cloned().ok_or_else(Error::internal)?;
+    document["info"]["contact"]["url"] = json!(format!("{address}/docs"));
     document["servers"] = json!([{"url": address, "description": "This node"}]);
     Ok(Reply::ok(&document).header("cache-control", "no-cache"))
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, handshake_timeout};
@@ -44,6 +45,8 @@ pub(super) async fn serve(
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(transport), service);
     tokio::pin!(connection);
     let mut closing = false;
+    let last = tokio::time::sleep(bounds.write_timeout);
+    tokio::pin!(last);
     loop {
         tokio::select! {
             ended = connection.as_mut() => {
@@ -58,6 +61,11 @@ pub(super) async fn serve(
                 }
                 connection.as_mut().graceful_shutdown();
                 closing = true;
+                last.as_mut().reset(Instant::now() + bounds.write_timeout);
+            }
+            // An idle client that does not take the rest of what it was sent, or does not close.
+            () = last.as_mut(), if closing && !shutdown.is_cancelled() => {
+                return tracing::debug!("a connection did not end when asked to");
             }
             () = shutdown.cancelled(), if !closing => {
                 connection.as_mut().graceful_shutdown();

@@ -7,6 +7,7 @@
 mod activity;
 mod connection;
 mod service;
+mod strict;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -263,6 +264,13 @@ impl Drop for AddressPlace {
             }
         }
     }
+}
+
+/// The host a request is for, if its head passes; for tests.
+#[cfg(test)]
+pub(super) fn accepts_host(mut request: http::Request<()>) -> Option<String> {
+    strict::check(&mut request).ok()?;
+    request.headers().get(http::header::HOST)?.to_str().map(str::to_owned).ok()
 }
 
 /// The address itself, or the /64 of an IPv6 address.

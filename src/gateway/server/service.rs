@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
-use http::header::HOST;
-use http::{HeaderValue, Method, Version};
+use http::header::CONNECTION;
+use http::{HeaderValue, Method, StatusCode, Version};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
@@ -20,6 +20,7 @@ use warp::Filter;
 
 use super::App;
 use super::activity::{Activity, InFlight};
+use super::strict::{self, After};
 use crate::gateway::reply::{self, Reply};
 use crate::gateway::request::{BodyStream, Head, Request};
 use crate::kernel::{Error, ErrorCode};
@@ -62,35 +63,41 @@ pub(super) fn service(
 > {
     let warp = warp::service(filter(app));
     service_fn(move |mut request: http::Request<Incoming>| {
-        let in_flight = activity.request(request.version() == Version::HTTP_2);
+        let multiplexed = request.version() == Version::HTTP_2;
+        let mut in_flight = activity.request(multiplexed);
+        let checked = strict::check(&mut request);
         // warp's path filter panics at CONNECT, whose target is no path.
-        let refused = request.method() == Method::CONNECT || !request.uri().path().starts_with('/');
+        let refused = match checked {
+            _ if request.method() == Method::CONNECT || !request.uri().path().starts_with('/') => {
+                Some(Error::new(ErrorCode::MethodNotAllowed, "This is no proxy; ask for a path."))
+            }
+            Err(detail) => Some(Error::new(ErrorCode::Malformed, detail)),
+            Ok(_) => None,
+        };
+        let closes = !multiplexed && (refused.is_some() || checked == Ok(After::Close));
         let arrived = arrived(&mut request, peer);
         request.extensions_mut().insert(arrived);
         let mut warp = warp.clone();
         async move {
-            let response = if refused {
-                let error = Error::new(ErrorCode::MethodNotAllowed, "This is no proxy; ask for a path.");
-                let reply = reply::problem(&error, "").header("connection", "close");
-                warp::Reply::into_response(Answer(reply))
+            let mut response = if let Some(error) = refused {
+                warp::Reply::into_response(Answer(reply::problem(&error, "")))
             } else {
                 let Ok(response) = warp.call(request).await;
                 response
             };
-            Ok(response.map(|body| Tracked { body, _in_flight: in_flight }))
+            if closes && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            in_flight.hand_over();
+            Ok(response.map(|body| Tracked { body, in_flight }))
         }
     })
 }
 
 /// Takes the head out of a request: it goes on as plain data, without being copied.
 fn arrived(request: &mut http::Request<Incoming>, peer: Peer) -> Arrived {
-    let mut headers = std::mem::take(request.headers_mut());
+    let headers = std::mem::take(request.headers_mut());
     let uri = request.uri();
-    if let (None, Some(host)) = (headers.get(HOST), uri.authority())
-        && let Ok(host) = HeaderValue::from_str(host.as_str())
-    {
-        headers.insert(HOST, host);
-    }
     let head = Head {
         method: request.method().clone(),
         path: uri.path().to_owned(),
@@ -151,7 +158,7 @@ impl Stream for Shareable {
 /// An answer's body; while it lives, its request is in flight.
 pub(super) struct Tracked {
     body: WarpBody,
-    _in_flight: InFlight,
+    in_flight: InFlight,
 }
 
 impl Body for Tracked {
@@ -162,7 +169,12 @@ impl Body for Tracked {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(_) => self.in_flight.hand_over(),
+            Poll::Pending => self.in_flight.take_back(),
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{App, Bounds, Server, TlsFiles};
 use crate::gateway::reply::{Reply, problem};
-use crate::gateway::request::{Request, read_body};
+use crate::gateway::request::{BodyBudget, Request, read_body};
 use crate::settings::Tls;
 
 /// Echoes bodies of up to 1000 bytes; `/wait` answers when told to.
@@ -34,7 +34,8 @@ impl App for Echo {
             self.arrived.notify_one();
             self.go_on.notified().await;
         }
-        match read_body(&request.head, request.body, 1000, Duration::from_millis(200)).await {
+        let budget = BodyBudget::new(1000);
+        match read_body(&request.head, request.body, 1000, Duration::from_millis(200), &budget).await.map(|b| b.bytes) {
             Ok(body) if body.is_empty() => Reply::bytes(200, "text/plain", request.head.path.clone()),
             Ok(body) => Reply::bytes(200, "text/plain", body),
             Err(error) => problem(&error, "test"),

@@ -45,15 +45,36 @@ impl Transport {
     }
 
     /// Turns a wait that lasted too long into an error.
-    fn watch<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if outcome.is_ready() {
+    fn watch<T: Taken>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(result) = &outcome {
             self.stalled = None;
+            let taken = result.as_ref().map_or(0, Taken::bytes);
+            if taken > 0 {
+                self.activity.wrote(taken);
+            }
             return outcome;
         }
         let timeout = self.write_timeout;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + timeout)));
         ready!(stalled.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the other side stopped reading")))
+    }
+}
+
+/// How many bytes of an answer a step of writing moved.
+trait Taken {
+    fn bytes(&self) -> usize;
+}
+
+impl Taken for usize {
+    fn bytes(&self) -> usize {
+        *self
+    }
+}
+
+impl Taken for () {
+    fn bytes(&self) -> usize {
+        0
     }
 }
 

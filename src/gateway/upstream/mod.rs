@@ -150,7 +150,8 @@ impl Route {
     fn place(&self, head: &Head) -> Result<String, Error> {
         let dots = head.path.split('/').any(|segment| {
             let segment = percent_decode_str(segment).decode_utf8_lossy();
-            segment == "." || segment == ".." || segment.contains('\\')
+            // An encoded slash parts segments, too, for an upstream that decodes before it looks.
+            segment.contains('\\') || segment.split('/').any(|part| matches!(part, "." | ".."))
         });
         if dots {
             return Err(Error::new(ErrorCode::Malformed, "The path has dot segments."));

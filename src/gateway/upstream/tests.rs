@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::reply::Reply;
-use crate::gateway::request::{Request, read_body};
+use crate::gateway::request::{BodyBudget, Request, read_body};
 use crate::gateway::server::{App, Bounds, Server};
 use crate::gateway::testing::{gateway, send};
 use crate::settings::{Route, Settings};
@@ -34,6 +34,8 @@ impl App for Service {
             return Reply::empty(503);
         }
         let head = &request.head;
+        let budget = BodyBudget::new(10_000);
+        let body = read_body(head, request.body, 10_000, Duration::from_secs(1), &budget).await;
         let seen = json!({
             "method": head.method.as_str(),
             "path": head.path,
@@ -44,7 +46,7 @@ impl App for Service {
             "secret": head.header("x-secret"),
             "forwarded": head.header("x-forwarded-for"),
             "host": head.header("x-forwarded-host"),
-            "body": read_body(head, request.body, 10_000, Duration::from_secs(1)).await.map_or(0, |body| body.len()),
+            "body": body.map_or(0, |body| body.bytes.len()),
         });
         Reply::ok(&seen).header("x-upstream", "yes").header("content-security-policy", "default-src 'self'")
     }
@@ -101,7 +103,9 @@ async fn an_upstream_sees_who_calls_and_nothing_the_client_made_up() {
     assert!(!answer.header("x-request-id").is_empty() && !answer.header("ratelimit").is_empty());
     assert_eq!(send(&gateway, Method::GET, "/catalogue", &[], "").await.status, 401);
     assert_eq!(send(&gateway, Method::GET, "/catalogues", &[USER], "").await.status, 404);
-    assert_eq!(send(&gateway, Method::GET, "/catalogue/%2e%2e/x", &[USER], "").await.status, 400);
+    for path in ["/catalogue/%2e%2e/x", "/catalogue/%2f%2e%2e/x", "/catalogue/a%2f..%2fx", "/catalogue/..%5cx"] {
+        assert_eq!(send(&gateway, Method::GET, path, &[USER], "").await.status, 400, "{path}");
+    }
     let open = send(&gateway, Method::GET, "/open/x", &["x-construct-user: usr_evil"], "").await.json();
     assert_eq!((&open["path"], &open["user"]), (&json!("/open/x"), &json!(null)));
 }
@@ -181,4 +185,24 @@ async fn an_upgraded_connection_passes_bytes_both_ways() {
     let mut rest = String::new();
     client.read_to_string(&mut rest).await.expect("bytes");
     assert_eq!(rest, "helloping");
+}
+
+#[test]
+fn any_bytes_as_a_path_to_an_upstream() {
+    let address: SocketAddr = "127.0.0.1:9".parse().expect("an address");
+    let route = super::Route::new(&route("/up/", &[address])).expect("a route");
+    let seeds: [&[u8]; 4] = [b"/up/a/b?c=d", b"/up/%2e%2e/x", b"/up/..\\x", b"/up//a%2fb"];
+    crate::kernel::fuzz_tests::fuzz("upstream-path", &seeds, |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        let head = crate::gateway::request::Head::new(Method::GET, &text);
+        if !route.matches(&head) {
+            return "another's".to_owned();
+        }
+        let Ok(place) = route.place(&head) else { return "refused".to_owned() };
+        assert!(place.starts_with('/'), "{place}");
+        let path =
+            percent_encoding::percent_decode_str(place.split('?').next().unwrap_or_default()).decode_utf8_lossy();
+        assert!(path.split(['/', '\\']).all(|segment| segment != ".."), "{place} climbs");
+        format!("{}", route.targets[0].uri(&place).is_some())
+    });
 }

@@ -350,4 +350,27 @@ mod tests {
             )
         );
     }
+
+    #[test]
+    fn any_bytes_as_a_frame_of_commands() {
+        let seeds: [&[u8]; 3] = [
+            br#"{"id":1,"connect":{"token":"t","subs":{"inbox:u":{"recover":true,"epoch":"e","offset":5}}}}"#,
+            b"{\"id\":2,\"rpc\":{\"method\":\"getMe\",\"data\":{\"a\":[1,null]}}}\n{}\n",
+            br#"{"id":3,"history":{"channel":"topic:x","limit":-1,"since":{"offset":1,"epoch":"e"}}}"#,
+        ];
+        crate::kernel::fuzz_tests::fuzz("centrifuge", &seeds, |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            match commands(&text) {
+                Ok(commands) => {
+                    let kinds = commands.iter().map(|c| (c.is_pong(), c.connect.is_some(), c.rpc.is_some()));
+                    for command in &commands {
+                        let line = Reply::refused(command.id, ProtocolError::bad_request()).line();
+                        assert!(serde_json::from_str::<Value>(&line).is_ok());
+                    }
+                    format!("{:?}", kinds.collect::<std::collections::BTreeSet<_>>())
+                }
+                Err(error) => format!("{:?}", error.classify()),
+            }
+        });
+    }
 }

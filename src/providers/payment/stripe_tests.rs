@@ -120,3 +120,25 @@ async fn a_lost_answer_is_found_by_its_reference() {
     assert!(stripe.reconcile("k", &charge()).await.expect("known").is_none());
     assert!(asked.lock().expect("not poisoned")[1].contains("starting_after=pi_0"));
 }
+
+#[test]
+fn any_bytes_as_an_answer() {
+    let seeds: [&[u8]; 3] = [
+        br#"{"id":"pi_1","amount":4900,"currency":"usd","status":"requires_action","client_secret":"s"}"#,
+        br#"{"error":{"code":"card_declined","decline_code":"do_not_honor","type":"card_error"}}"#,
+        br#"{"id":"pi_1","amount":-9223372036854775808,"currency":"QQQ","status":"canceled"}"#,
+    ];
+    crate::kernel::fuzz_tests::fuzz("stripe", &seeds, |bytes| {
+        let receipt = serde_json::from_slice::<Intent>(bytes).map(Intent::receipt);
+        let receipt =
+            receipt.map(|receipt| receipt.map(|receipt| format!("{:?}", std::mem::discriminant(&receipt.status))));
+        let refusals = [400, 401, 402, 404, 409, 429, 500].map(|status| match refusal(status, bytes) {
+            ProviderError::Retry(_) => 'r',
+            ProviderError::Refused(_) => 'f',
+            ProviderError::Unknown(_) => 'u',
+        });
+        // What an answer means for the attempt hangs on its status alone, whatever its body says.
+        assert_eq!(refusals, ['f', 'r', 'f', 'f', 'u', 'r', 'u']);
+        format!("{:?}", receipt.map_err(|error| error.classify()).map(|inner| inner.map_err(|_| ())))
+    });
+}

@@ -230,4 +230,48 @@ mod tests {
         let (inside, _) = outcome(created, false).await;
         assert!(matches!(inside, Err(ProviderError::Refused(_))));
     }
+
+    #[tokio::test]
+    async fn any_bytes_as_a_subscription() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let options = WebPushOptions {
+            subject: "mailto:a@b.example".into(),
+            ttl_seconds: 60,
+            timeout: Duration::from_secs(2),
+            allow_private_endpoints: false,
+            public_url: "https://gate.example".into(),
+        };
+        let push = WebPush::new(options, Arc::new(VapidKey::ephemeral().expect("a key")));
+        let receiver = "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4";
+        let good = format!("https://push.example/s/1\n{receiver}\nBTBZMqHH6r4Tts7J_aSIgg\n{{}}");
+        let inside = good.replace("push.example", "0x7f.1").replace("https", "HTTPS");
+        crate::kernel::fuzz_tests::fuzz("push", &[good.as_bytes(), inside.as_bytes()], |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let mut parts = text.split('\n').map(str::to_owned);
+            let mut part = || parts.next().unwrap_or_default();
+            let request = PushRequest {
+                subscription: Subscription { endpoint: part(), p256dh: part(), auth: part() },
+                payload: part().into_bytes(),
+                ttl_seconds: None,
+                urgency: Urgency::High,
+                topic: Some(part()),
+            };
+            match push.message(&request).map(reqwest::RequestBuilder::build) {
+                Ok(Ok(built)) => {
+                    let host = built.url().host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+                    let literal = host.parse::<std::net::IpAddr>();
+                    assert!(
+                        built.url().scheme() == "https" && literal.is_ok_and(target::is_public) | literal_free(&host)
+                    );
+                    "built".to_owned()
+                }
+                Ok(Err(_)) => "unbuildable".to_owned(),
+                Err(error) => error.to_string(),
+            }
+        });
+    }
+
+    fn literal_free(host: &str) -> bool {
+        host.parse::<std::net::IpAddr>().is_err()
+    }
 }

@@ -260,3 +260,36 @@ fn next(input: &mut impl Read) -> Result<(Vec<u8>, u32), StateError> {
     }
     Ok((body, crc))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::fuzz_tests::fuzz;
+
+    #[test]
+    fn any_bytes_as_blocks_of_a_snapshot() {
+        let mut good = Vec::new();
+        for body in [&b"header"[..], b"\x03\0\0\0\x02\0\0\0keyva", b""] {
+            block(&mut good, body).expect("written");
+        }
+        let header = Header::decode(&good);
+        assert!(header.is_err());
+        fuzz("snapshot", &[&good], |bytes| {
+            let mut input = bytes;
+            let mut blocks = 0;
+            let mut again = Vec::new();
+            let end = loop {
+                match next(&mut input) {
+                    Ok((body, _)) if body.is_empty() => break "end".to_owned(),
+                    Ok((body, _)) => {
+                        blocks += 1;
+                        block(&mut again, &body).expect("written");
+                        assert_eq!(again, bytes[..again.len()], "a block has one form");
+                    }
+                    Err(error) => break error.to_string(),
+                }
+            };
+            format!("{blocks} {end} {}", Header::decode(bytes).is_ok())
+        });
+    }
+}

@@ -125,3 +125,19 @@ fn keys_and_ends_are_checked() {
     longer.push(lines[1].clone());
     assert_eq!(first_bad(&longer).0, lines.len() as u64 + 1);
 }
+
+#[test]
+fn any_bytes_as_an_export() {
+    let good = export(&[3, 0, 1]).join("\n").into_bytes();
+    let note = export(&[1])[2].clone();
+    crate::kernel::fuzz_tests::fuzz("audit-export", &[&good, note.as_bytes()], |bytes| {
+        let pinned: Vec<String> = Vec::new();
+        match verify(bytes, &pinned) {
+            Ok(verified) => {
+                let entries: u64 = verified.logs.iter().map(|log| log.entries).sum();
+                format!("verified {} logs, {entries} entries", verified.logs.len())
+            }
+            Err(error) => error.to_string().chars().filter(|c| !c.is_ascii_digit()).take(60).collect(),
+        }
+    });
+}

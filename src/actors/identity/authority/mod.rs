@@ -120,6 +120,7 @@ impl Authority {
             min_score: identity.password_min_score,
             parallel: identity.hash_concurrency,
             waiting: identity.hash_queue_max,
+            patience: Duration::from_millis(identity.hash_wait_ms),
         });
         let mint = Mint::new(&keys.derive("identity opaque tokens"));
         let index_key = *keys.derive("identity email index");

@@ -7,13 +7,14 @@ use super::views::{PaymentMethodView, unexpected};
 use super::wait::{self, Seen};
 use crate::actors::billing::wallet::{self, Command, Method, MethodStatus, Reply as Answer, Wallet};
 use crate::gateway::page::{List, PageQuery};
-use crate::gateway::{Call, Endpoint, Reply};
+use crate::gateway::{Call, Class, Endpoint, Reply};
 use crate::kernel::{Error, Origin};
 use crate::settings::{PaymentProcessor, Settings};
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::post("/v1/payment-methods", "addPaymentMethod")
+            .class(Class::Payments)
             .summary("Add a payment method by the processor's token")
             .description("The first one becomes the default. Card numbers are refused.")
             .tag("billing")

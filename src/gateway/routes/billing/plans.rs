@@ -65,7 +65,7 @@ struct PlanQuery {
     #[schema(minimum = 1, maximum = 100)]
     limit: Option<u16>,
     /// `next_cursor` of the page before.
-    #[schema(max_length = 1024)]
+    #[schema(format = "cursor")]
     cursor: Option<String>,
 }
 

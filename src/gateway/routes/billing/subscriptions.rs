@@ -132,7 +132,7 @@ struct CreateSubscription {
     coupon: Option<String>,
     /// Which of the plan's prices; the first that fits when not said.
     interval: Option<Interval>,
-    #[schema(value_type = Option<String>, pattern = "^[A-Z]{3}$")]
+    #[schema(value_type = Option<String>, pattern = "^[A-Z]{3}$", format = "currency")]
     currency: Option<Currency>,
     /// `false` starts without the plan's trial.
     trial: Option<bool>,

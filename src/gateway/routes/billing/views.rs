@@ -18,7 +18,7 @@ pub struct Amount {
     /// In minor units: cents for USD.
     pub amount: i64,
     /// ISO 4217.
-    #[schema(value_type = String, pattern = "^[A-Z]{3}$", example = "USD")]
+    #[schema(value_type = String, pattern = "^[A-Z]{3}$", format = "currency", example = "USD")]
     pub currency: Currency,
 }
 
@@ -239,7 +239,7 @@ impl From<&Line> for LineView {
 /// What an invoice will be, to the minor unit.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PreviewView {
-    #[schema(value_type = String, pattern = "^[A-Z]{3}$")]
+    #[schema(value_type = String, pattern = "^[A-Z]{3}$", format = "currency")]
     currency: Currency,
     subtotal: i64,
     tax: i64,
@@ -309,7 +309,7 @@ pub struct InvoiceView {
     number: Option<String>,
     state: invoice::State,
     subscription_id: String,
-    #[schema(value_type = String, pattern = "^[A-Z]{3}$")]
+    #[schema(value_type = String, pattern = "^[A-Z]{3}$", format = "currency")]
     currency: Currency,
     subtotal: i64,
     tax: i64,

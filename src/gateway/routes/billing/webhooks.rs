@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use crate::actors::billing::invoice::{self, Command, Invoice};
 use crate::actors::runtime::steady::wall_now;
-use crate::gateway::{Access, Call, Endpoint, IdempotencyRule, LimitClass, Reply};
+use crate::gateway::{Access, Call, Class, Endpoint, IdempotencyRule, LimitClass, Reply};
 use crate::kernel::id::is_type_id;
 use crate::kernel::{Error, ErrorCode, Origin};
 use crate::providers::payment::webhook;
@@ -18,6 +18,7 @@ use crate::providers::payment::webhook;
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::post("/v1/webhooks/stripe", "receiveStripeWebhook")
+            .class(Class::Payments)
             .summary("Reports of the payment processor")
             .description("Signed as Stripe signs its webhooks, in the header `Stripe-Signature`.")
             .tag("billing")

@@ -33,7 +33,7 @@ struct AlertsQuery {
     acknowledged: Option<bool>,
     #[schema(minimum = 1, maximum = 100)]
     limit: Option<u16>,
-    #[schema(max_length = 1024)]
+    #[schema(format = "cursor")]
     cursor: Option<String>,
 }
 

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use crate::actors::compliance::audit_log::search::{AuditEntry, Filter, search};
 use crate::actors::compliance::audit_log::{Query, export};
 use crate::gateway::page::cursor;
-use crate::gateway::{Access, Call, Endpoint, LimitClass, List, PageQuery, Reply};
+use crate::gateway::{Access, Call, Class, Endpoint, LimitClass, List, PageQuery, Reply};
 use crate::kernel::merkle::Hash;
 use crate::kernel::{Error, ShardId, Timestamp};
 
@@ -21,6 +21,7 @@ const READ: Access = Access::Permission("audit:read");
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/v1/audit/entries", "listAuditEntries")
+            .class(Class::Bulk)
             .summary("Security-relevant acts, newest first")
             .description(
                 "A page may be short, or empty, and still have a next one: each looks at a bounded number of entries.",
@@ -41,6 +42,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .problem(404)
             .handle(get_checkpoint),
         Endpoint::get("/v1/audit/proofs/inclusion", "proveAuditInclusion")
+            .class(Class::Bulk)
             .summary("Proof that an entry is in the log")
             .description("RFC 9162 §2.1.3: the hashes lead from the entry's leaf to the root over `size` entries.")
             .tag("compliance")
@@ -50,6 +52,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .problem(404)
             .handle(prove_inclusion),
         Endpoint::get("/v1/audit/proofs/consistency", "proveAuditConsistency")
+            .class(Class::Bulk)
             .summary("Proof that the log only grew")
             .description("RFC 9162 §2.1.4: the first `from` entries are a prefix of the first `to`.")
             .tag("compliance")
@@ -86,6 +89,7 @@ struct EntriesQuery {
     target: Option<String>,
     /// An id that is actor or target.
     about: Option<String>,
+    #[schema(maximum = 65535)]
     shard: Option<u16>,
     #[schema(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
@@ -93,7 +97,7 @@ struct EntriesQuery {
     until: Option<Timestamp>,
     #[schema(minimum = 1, maximum = 100)]
     limit: Option<u16>,
-    #[schema(max_length = 16384)]
+    #[schema(format = "cursor")]
     cursor: Option<String>,
 }
 
@@ -113,12 +117,14 @@ async fn list_entries(call: Call<()>) -> Result<Reply, Error> {
 #[serde(deny_unknown_fields)]
 struct CheckpointQuery {
     /// Only this shard's log.
+    #[schema(maximum = 65535)]
     shard: Option<u16>,
 }
 
 /// The signed state of one shard's log.
 #[derive(Debug, Serialize, ToSchema)]
 struct CheckpointView {
+    #[schema(maximum = 65535)]
     shard: u16,
     origin: String,
     size: u64,
@@ -157,6 +163,7 @@ async fn get_checkpoint(call: Call<()>) -> Result<Reply, Error> {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct InclusionQuery {
+    #[schema(maximum = 65535)]
     shard: u16,
     index: u64,
     /// Entries of the tree; all there are when it is not given.
@@ -166,6 +173,7 @@ struct InclusionQuery {
 /// Hashes in base64, bottom up.
 #[derive(Debug, Serialize, ToSchema)]
 struct InclusionProof {
+    #[schema(maximum = 65535)]
     shard: u16,
     index: u64,
     size: u64,
@@ -191,6 +199,7 @@ async fn prove_inclusion(call: Call<()>) -> Result<Reply, Error> {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ConsistencyQuery {
+    #[schema(maximum = 65535)]
     shard: u16,
     /// Entries of the older tree.
     from: u64,
@@ -201,6 +210,7 @@ struct ConsistencyQuery {
 /// Hashes in base64.
 #[derive(Debug, Serialize, ToSchema)]
 struct ConsistencyProof {
+    #[schema(maximum = 65535)]
     shard: u16,
     from: u64,
     to: u64,

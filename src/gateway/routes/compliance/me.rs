@@ -9,7 +9,7 @@ use super::export::{Export, export};
 use crate::actors::compliance::consents::{self, Choice, Consents, Given, Purpose, consents_id};
 use crate::actors::compliance::erasure;
 use crate::actors::identity::authority::Proof;
-use crate::gateway::{Call, Endpoint, Reply};
+use crate::gateway::{Call, Class, Endpoint, Reply};
 use crate::kernel::{Error, Secret, Timestamp};
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
@@ -28,6 +28,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .problem(412)
             .handle(set_consents),
         Endpoint::get("/v1/me/export", "exportMe")
+            .class(Class::Bulk)
             .summary("Everything held about me (GDPR Art. 15 and 20)")
             .tag("compliance")
             .response::<Export>(200, "My data")

@@ -4,12 +4,13 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::actors::compliance::report::{Control, Finding};
-use crate::gateway::{Access, Call, Endpoint, LimitClass, Reply};
+use crate::gateway::{Access, Call, Class, Endpoint, LimitClass, Reply};
 use crate::kernel::{Error, Timestamp};
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/v1/compliance/report", "getComplianceReport")
+            .class(Class::Bulk)
             .summary("What is enforced now, each line measured when asked for")
             .tag("compliance")
             .access(Access::Permission("compliance:read"))

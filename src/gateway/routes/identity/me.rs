@@ -36,11 +36,13 @@ pub fn endpoints() -> Vec<Endpoint> {
 struct ProfileBody {
     /// `null` removes it.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>, max_length = 100)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 100, pattern = "^[^\\s\\u0000-\\u001F\\u007F-\\u009F]([^\\u0000-\\u001F\\u007F-\\u009F]*[^\\s\\u0000-\\u001F\\u007F-\\u009F])?$")]
     display_name: Option<Option<String>>,
     #[serde(default)]
+    #[schema(pattern = "^[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*$", max_length = 35)]
     locale: Option<String>,
     #[serde(default)]
+    #[schema(format = "time-zone")]
     time_zone: Option<String>,
 }
 

@@ -44,16 +44,22 @@ struct SignUpBody {
     #[schema(value_type = String, format = Password, min_length = 8, max_length = 256)]
     password: Secret<String>,
     /// `consumer`, `robot_builder` or `developer`.
-    #[schema(example = "robot_builder")]
+    #[schema(example = "robot_builder", pattern = "^(consumer|robot_builder|developer)$")]
     role: String,
     #[serde(default)]
-    #[schema(max_length = 100)]
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = "^[^\\s\\u0000-\\u001F\\u007F-\\u009F]([^\\u0000-\\u001F\\u007F-\\u009F]*[^\\s\\u0000-\\u001F\\u007F-\\u009F])?$"
+    )]
     display_name: Option<String>,
     /// BCP 47; `en` when it is not given.
     #[serde(default)]
+    #[schema(pattern = "^[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*$", max_length = 35)]
     locale: Option<String>,
     /// IANA time zone; `UTC` when it is not given.
     #[serde(default)]
+    #[schema(format = "time-zone")]
     time_zone: Option<String>,
 }
 

@@ -7,12 +7,13 @@ use super::view::UserBody;
 use crate::actors::identity::address::EmailAddress;
 use crate::actors::identity::authority::UserPatch;
 use crate::actors::identity::user::Status;
-use crate::gateway::{Access, Call, Endpoint, List, PageQuery, Reply};
+use crate::gateway::{Access, Call, Class, Endpoint, List, PageQuery, Reply};
 use crate::kernel::Error;
 
 pub fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/v1/users", "listUsers")
+            .class(Class::Bulk)
             .summary("Users, in the order they signed up")
             .tag("identity")
             .access(Access::Permission("users:read"))
@@ -52,11 +53,11 @@ struct UsersQuery {
     limit: Option<u16>,
     /// `next_cursor` of the page before.
     #[serde(default)]
-    #[schema(max_length = 1024)]
+    #[schema(format = "cursor")]
     cursor: Option<String>,
     /// Only the user with this address.
     #[serde(default)]
-    #[schema(max_length = 254)]
+    #[schema(format = Email, max_length = 254)]
     email: Option<String>,
 }
 

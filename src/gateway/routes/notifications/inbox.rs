@@ -75,7 +75,7 @@ struct InboxQuery {
     #[schema(minimum = 1, maximum = 100)]
     limit: Option<u16>,
     /// `next_cursor` of the page before; means the same as `after`.
-    #[schema(max_length = 20)]
+    #[schema(format = "cursor")]
     cursor: Option<String>,
 }
 
@@ -101,7 +101,7 @@ async fn list(call: Call<()>) -> Result<Reply, Error> {
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(Error::invalid("/limit", format!("must be between 1 and {MAX_LIMIT}")));
     }
-    let cursor = query.cursor.as_deref().map(str::parse::<u64>).transpose();
+    let cursor = query.cursor.as_deref().filter(|cursor| !cursor.is_empty()).map(str::parse::<u64>).transpose();
     let cursor = cursor.map_err(|_| Error::invalid("/cursor", "is not a cursor of this list"))?;
     let mut after = query.after.or(cursor).unwrap_or(0);
     let (id, router) = (me(call.user_id()?), &call.services.router);

@@ -34,13 +34,14 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 #[serde(deny_unknown_fields)]
 struct QuietHoursView {
     /// `HH:MM`, inclusive.
-    #[schema(pattern = "^[0-2][0-9]:[0-5][0-9]$")]
+    #[schema(pattern = "^([01][0-9]|2[0-3]):[0-5][0-9]$")]
     start: String,
     /// `HH:MM`, exclusive; before `start`: on the next day.
-    #[schema(pattern = "^[0-2][0-9]:[0-5][0-9]$")]
+    #[schema(pattern = "^([01][0-9]|2[0-3]):[0-5][0-9]$")]
     end: String,
     /// IANA name; the profile's when it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(format = "time-zone")]
     time_zone: Option<String>,
 }
 

@@ -10,13 +10,14 @@ use crate::actors::notifications::delivery::{
     self, Attempt, AttemptState, Category, Channel, Content, Delivery, Report, SendRequest, Status,
 };
 use crate::actors::runtime::entropy;
-use crate::gateway::{Access, Call, Endpoint, Reply};
+use crate::gateway::{Access, Call, Class, Endpoint, Reply};
 use crate::kernel::id::{is_type_id, type_id};
 use crate::kernel::{Entity as _, EntityId, Error, Slot, Timestamp};
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::post("/v1/notifications", "sendNotification")
+            .class(Class::Bulk)
             .summary("Send a notification to a person")
             .tag("notifications")
             .access(Access::Permission("notifications:send"))

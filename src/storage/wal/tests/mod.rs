@@ -2,6 +2,7 @@
 
 mod crash;
 mod failure;
+mod fuzz;
 mod kill;
 mod model;
 mod rotation;
