@@ -66,13 +66,17 @@ pub fn introduce(links: &[&Link]) {
 }
 
 /// Waits until something holds.
-pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let waited = timeout(DEADLINE, async {
+pub async fn until(what: &str, holds: impl FnMut() -> bool) {
+    until_within(DEADLINE, what, holds).await;
+}
+
+pub async fn until_within(deadline: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let waited = timeout(deadline, async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });
-    waited.await.unwrap_or_else(|_| panic!("not within {DEADLINE:?}: {what}"));
+    waited.await.unwrap_or_else(|_| panic!("not within {deadline:?}: {what}"));
 }
 
 /// What a [`Proxy`] does with its connections.

@@ -8,7 +8,7 @@ use openraft::{BasicNode, Config};
 use tokio::time::{Instant, timeout};
 
 use super::*;
-use crate::cluster::link::testing::{DEADLINE, Proxy, Site, Way, introduce, until};
+use crate::cluster::link::testing::{Proxy, Site, Way, introduce, until_within};
 use crate::cluster::raft::GroupSettings;
 use crate::cluster::raft::group::config;
 use crate::kernel::{Batch, Change, EntityId, Op, OpOutcome, Timestamp};
@@ -17,6 +17,12 @@ use crate::storage::types::ShardCommand;
 use crate::storage::wal::{Wal, WalOptions};
 
 const SHARD: ShardId = ShardId(1);
+/// Several elections long.
+const DEADLINE: Duration = Duration::from_secs(90);
+
+async fn until(what: &str, holds: impl FnMut() -> bool) {
+    until_within(DEADLINE, what, holds).await;
+}
 
 struct Node {
     link: Link,
@@ -34,7 +40,8 @@ impl Node {
         let shard = StateOptions { overlay_bytes: 4 << 20, ..StateOptions::default() };
         let store = StateStore::open(&dir, StoreOptions { shard, ..StoreOptions::default() }).unwrap();
         let machine = ShardMachine::new(&dir, Arc::clone(&store), store.shard(SHARD).unwrap(), 1).unwrap();
-        let settings = GroupSettings { heartbeat_ms: 200, election_ms: 800, ..GroupSettings::default() };
+        // Far above what a busy machine can hold a task up, so that nobody is deposed but by the test.
+        let settings = GroupSettings { heartbeat_ms: 500, election_ms: 5000, ..GroupSettings::default() };
         let config: Arc<Config> = Arc::new(config(&settings).validate().unwrap());
         let raft = Raft::new(node, config, network.of(SHARD), wal.group(SHARD.0), machine.clone()).await.unwrap();
         network.register(SHARD, raft.clone(), machine.clone());
