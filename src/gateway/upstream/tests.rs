@@ -190,7 +190,8 @@ async fn an_upgraded_connection_passes_bytes_both_ways() {
 #[test]
 fn any_bytes_as_a_path_to_an_upstream() {
     let address: SocketAddr = "127.0.0.1:9".parse().expect("an address");
-    let route = super::Route::new(&route("/up/", &[address])).expect("a route");
+    let (client, stopping) = (super::connect::client(), tokio_util::sync::CancellationToken::new());
+    let route = super::Route::new(&route("/up/", &[address]), &client, &stopping).expect("a route");
     let seeds: [&[u8]; 4] = [b"/up/a/b?c=d", b"/up/%2e%2e/x", b"/up/..\\x", b"/up//a%2fb"];
     crate::kernel::fuzz_tests::fuzz("upstream-path", &seeds, |bytes| {
         let text = String::from_utf8_lossy(bytes);
