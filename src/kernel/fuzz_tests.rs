@@ -158,7 +158,7 @@ fn mutate(input: &mut Vec<u8>, pool: &[Vec<u8>], dice: &mut Dice) {
         }
         5 | 6 => {
             let token = TOKENS[dice.below(TOKENS.len())];
-            let over = if byte % 2 == 0 { length.min(token.len()) } else { 0 };
+            let over = if byte.is_multiple_of(2) { length.min(token.len()) } else { 0 };
             drop(input.splice(at..at + over, token.iter().copied()));
         }
         7 => {
