@@ -118,6 +118,9 @@ fn gateway(settings: &Settings, faults: &mut Vec<Fault>) {
     range(faults, "gateway.websocket.max_connections", gateway.websocket.max_connections, 1..=10_000_000);
     range(faults, "gateway.websocket.max_message_bytes", gateway.websocket.max_message_bytes, 1024..=1 << 26);
     range(faults, "gateway.websocket.max_queue_bytes", gateway.websocket.max_queue_bytes, 4096..=1 << 30);
+    let apart = gateway.websocket.pong_timeout_ms < gateway.websocket.ping_interval_ms;
+    let detail = "expected less than gateway.websocket.ping_interval_ms: each ping gives the pong its time anew";
+    expect(faults, apart, "gateway.websocket.pong_timeout_ms", detail);
     let pair = gateway.tls.cert_file.is_empty() == gateway.tls.key_file.is_empty();
     expect(faults, pair, "gateway.tls.key_file", "expected both gateway.tls.cert_file and key_file, or neither");
     routes(settings, faults);

@@ -9,6 +9,7 @@ mod cli;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod disk;
+mod hostile;
 mod http;
 mod intruders;
 mod kill;
