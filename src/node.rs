@@ -1,11 +1,15 @@
 //! The composition root: the only place that names concrete logs, stores, providers and services.
 //!
-//! Start: lock the data directory, open keys, listen for other nodes, open log and state, start the Raft groups, then the runtime, the clock and the
-//! services, and last the listeners. Stop: the other way round. A failed disk stops the node: what was not acknowledged
+//! Start: lock the data directory, join a cluster if so configured, open keys, listen for other nodes, open log and state,
+//! start the Raft groups, then the runtime, the clock and the services, and last the listeners. Where others are needed
+//! for a majority, it waits for them. Stop: the other way round, after others lead what this node led. A failed disk stops the node: what was not acknowledged
 //! is given up, what was is on the disk.
 
 mod edge;
+mod gate;
+mod members;
 mod providers;
+pub mod secrets;
 mod services;
 
 use std::collections::BTreeMap;
@@ -16,10 +20,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::actors::runtime::log::ShardLog;
-use crate::cluster::entities::{EntityLane, HandlerCell};
+use self::members::Between;
 use crate::cluster::link::{Identity, Link, LinkSettings};
-use crate::cluster::raft::{GroupSettings, Groups, Network, form, is_formed};
+use crate::cluster::raft::{Formation, GroupSettings, Groups, Network, form, is_formed, joined_shards};
 use crate::providers::keys::{FileKeys, KeyWrapper};
 use crate::settings::Settings;
 use crate::storage::data_dir::DataDir;
@@ -55,23 +58,25 @@ pub async fn run(
     shutdown: CancellationToken,
     ready: impl FnOnce(Addresses),
 ) -> Result<(), NodeError> {
+    let mut settings = settings;
     let data_dir = DataDir::open(&settings.node.data_dir).map_err(failed("the data directory"))?;
+    if !is_formed(&settings.node.data_dir) && !settings.cluster.join.is_empty() {
+        members::join(&settings).await?;
+    }
     if is_formed(&settings.node.data_dir) {
         FileKeys::must_exist(&settings.node.data_dir).map_err(failed("the key-encryption keys"))?;
     }
     let keys: Arc<dyn KeyWrapper> =
         Arc::new(FileKeys::open(&settings.node.data_dir).map_err(failed("the key-encryption keys"))?);
-    let link = open_link(&settings, &keys).await?;
+    let (link, formation) = open_link(&mut settings, &keys).await?;
+    let between = Between::open(link.clone(), formation, keys.as_ref()).await?;
     let network = Network::over(link.clone(), settings.cluster.snapshot_bytes_per_second);
-    let cookie = hex::encode(keys.derive("cluster entity lane v1").as_ref());
-    let lane = EntityLane::start(link.clone(), HandlerCell::default(), &cookie).await;
-    lane.map_err(failed("the entity lane"))?;
-    let groups = open_groups(&settings, network).await?;
-    let logs = groups.shards().map(|group| Arc::clone(group) as Arc<dyn ShardLog>).collect();
+    let groups = Arc::new(open_groups(&settings, network, formation.founder).await?);
     let settings = Arc::new(settings);
-    let composed = services::compose(&settings, logs, &keys).await?;
+    let composed = services::compose(&settings, &groups, &keys, &between, &shutdown).await?;
     let runtime = Arc::clone(&composed.services.runtime);
     let result = serve(&settings, &groups, composed, shutdown, ready).await;
+    groups.hand_over().await;
     runtime.stop().await;
     groups.shutdown().await.map_err(failed("the shards did not stop cleanly"))?;
     link.shutdown().await;
@@ -110,23 +115,28 @@ async fn serve(
     result
 }
 
-/// Binds the listener for other nodes, with this node's certificate.
-async fn open_link(settings: &Settings, keys: &Arc<dyn KeyWrapper>) -> Result<Link, NodeError> {
-    let (dir, cluster) = (&settings.node.data_dir, &settings.cluster);
+/// Forms the data directory where it is new, and binds the listener for other nodes with this node's certificate.
+async fn open_link(settings: &mut Settings, keys: &Arc<dyn KeyWrapper>) -> Result<(Link, Formation), NodeError> {
+    let dir = settings.node.data_dir.clone();
+    if let Some(shards) = joined_shards(&dir).map_err(failed("the cluster's formation"))? {
+        // Who joined has as many shards as the cluster.
+        settings.cluster.shards = shards;
+    }
+    let (dir, cluster) = (dir.as_path(), &settings.cluster);
     let formation = form(dir, settings.node.id, cluster.shards).map_err(failed("the cluster's formation"))?;
     let identity = Identity::open(dir, formation.node, formation.cluster, keys.as_ref());
     let identity = identity.map_err(failed("the node's certificate"))?;
     let options = LinkSettings { plain_text: cluster.plain_text, ..LinkSettings::listening(cluster.listen) };
     let link = Link::bind(dir, options, &identity).await.map_err(failed("the link between nodes"))?;
     if link.members().is_empty() {
-        let members = BTreeMap::from([(link.node(), link.address().to_string())]);
+        let members = BTreeMap::from([(link.node(), cluster.address.clone())]);
         link.set_members(members).map_err(failed("the list of members"))?;
     }
-    Ok(link)
+    Ok((link, formation))
 }
 
 /// Opens log and state and starts the shards. Reads the whole log, so off the async threads.
-async fn open_groups(settings: &Settings, network: Network) -> Result<Groups, NodeError> {
+async fn open_groups(settings: &Settings, network: Network, founder: bool) -> Result<Groups, NodeError> {
     let (dir, storage) = (settings.node.data_dir.clone(), &settings.storage);
     let wal = WalOptions { segment_bytes: storage.wal_segment_bytes, ..WalOptions::default() };
     let store = StoreOptions {
@@ -148,7 +158,8 @@ async fn open_groups(settings: &Settings, network: Network) -> Result<Groups, No
     let (cluster, actors) = (&settings.cluster, &settings.actors);
     let groups = GroupSettings {
         node_id: settings.node.id,
-        address: cluster.listen.to_string(),
+        founder,
+        address: cluster.address.clone(),
         shards: cluster.shards,
         heartbeat_ms: cluster.heartbeat_ms,
         election_ms: cluster.election_ms,

@@ -11,12 +11,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use construct::actors::runtime::clock::NodeClock;
 use construct::actors::runtime::kinds::{Kind, Kinds};
-use construct::actors::runtime::log::{Completion, LogError, LogStatus, ShardLog};
+use construct::actors::runtime::log::{Completion, Leadership, LogError, LogStatus, ShardLog};
 use construct::actors::runtime::{RuntimeOptions, RuntimeParts};
 use construct::kernel::{Op, ShardId};
 use construct::node;
 use construct::storage::state::{ShardState, StateOptions};
 use construct::storage::wal::{Wal, WalOptions};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::commands::origin;
@@ -24,7 +25,7 @@ use super::support::rig::{Note, NoteCommand, OneKey, settings};
 use super::wal::{Appender, RECORD_BYTES, append};
 
 /// A log that applies at once.
-struct Immediate(Arc<ShardState>);
+struct Immediate(Arc<ShardState>, watch::Sender<Leadership>);
 
 #[async_trait]
 impl ShardLog for Immediate {
@@ -32,14 +33,18 @@ impl ShardLog for Immediate {
         self.0.shard()
     }
 
-    fn propose_then(&self, op: Op, done: Completion) -> Result<(), LogError> {
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.1.subscribe()
+    }
+
+    fn propose_then(&self, _term: u64, op: Op, done: Completion) -> Result<(), LogError> {
         let index = self.0.applied().borrow().applied_index + 1;
         let mut outcomes = self.0.apply(index, std::slice::from_ref(&op)).expect("applied");
         done.complete(Ok(outcomes.remove(0)));
         Ok(())
     }
 
-    async fn read_barrier(&self) -> Result<(), LogError> {
+    async fn read_barrier(&self, _term: u64) -> Result<(), LogError> {
         Ok(())
     }
 
@@ -66,7 +71,9 @@ pub fn run(path: &str, count: usize) {
 
 /// Router, actor, `decide`, batch, `apply` in memory, reply.
 async fn asks(command: impl Fn() -> NoteCommand, count: usize) {
-    let log = Immediate(Arc::new(ShardState::in_memory(ShardId(1), StateOptions::default())));
+    let leads = Leadership { leading: Some(1), leader: Some(1), replica: true };
+    let state = Arc::new(ShardState::in_memory(ShardId(1), StateOptions::default()));
+    let log = Immediate(state, watch::channel(leads).0);
     let kinds = Kinds::new(&[Kind::of::<Note>()], 1);
     let (clock, options) = (Arc::new(NodeClock::system()), RuntimeOptions::default());
     let parts = RuntimeParts { logs: vec![Arc::new(log)], kinds, clock, providers: Vec::new(), options };

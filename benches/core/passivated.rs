@@ -97,7 +97,7 @@ pub fn child(part: &str, dir: &Path, count: usize) {
             println!("ready");
             let p99 = activate(&rig.runtime.router, count).await;
             println!("activated {}", p99.as_micros());
-            let live = || rig.runtime.router.shards().map(|shard| shard.parts.directory.len()).sum::<usize>();
+            let live = || rig.runtime.router.led().iter().map(|shard| shard.parts.directory.len()).sum::<usize>();
             while live() > 0 {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }

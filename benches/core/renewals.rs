@@ -87,7 +87,7 @@ pub fn run(run: &Run) {
     kinds.push(Kind::of::<Note>());
     let (settings, providers) = (settings(), vec![Arc::clone(&processor) as Arc<dyn Provider>]);
     let start = Rig::start(dir.path(), &settings, &kinds, NodeClock::virtual_at(began), providers);
-    let mut rig = tokio.block_on(start);
+    let rig = tokio.block_on(start);
     rig.runtime.go();
     let subscriptions = tokio.block_on(subscribe(&rig, count, began));
     let before = write(&tokio, &rig.runtime.router, CALLERS, run.turn()).0;

@@ -100,7 +100,7 @@ impl Rig {
 
     /// A node of notes alone.
     pub async fn notes(dir: &Path, settings: &Settings) -> Self {
-        let mut rig = Self::start(dir, settings, &[Kind::of::<Note>()], NodeClock::system(), Vec::new()).await;
+        let rig = Self::start(dir, settings, &[Kind::of::<Note>()], NodeClock::system(), Vec::new()).await;
         rig.runtime.go();
         rig
     }

@@ -14,6 +14,7 @@ use super::identity::roles::Roles;
 use super::identity::session::Session;
 use super::identity::signing_keys::SigningKeys;
 use super::identity::user::User;
+use super::members::Members;
 use super::notifications::{Delivery, Devices, Inbox, Preferences, TemplateBook, Topic};
 use super::routes::Routes;
 use super::runtime::clock::VirtualClock;
@@ -24,6 +25,7 @@ use super::runtime::kinds::Kind;
 pub fn kinds() -> Vec<Kind> {
     vec![
         Kind::of::<VirtualClock>(),
+        Kind::of::<Members>(),
         Kind::of::<Keyring>(),
         Kind::of::<Alerts>(),
         Kind::of::<Consents>(),

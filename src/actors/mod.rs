@@ -5,6 +5,7 @@ pub mod catalogue;
 pub mod compliance;
 pub mod idempotency;
 pub mod identity;
+pub mod members;
 pub mod notifications;
 pub mod routes;
 pub mod runtime;

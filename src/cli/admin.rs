@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::CliError;
 
-const TIMEOUT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where the admin endpoint is and what opens it.
 #[derive(Debug, Clone, Args)]
@@ -34,6 +34,13 @@ pub struct AdminArgs {
     /// Print JSON instead of a table
     #[arg(long, global = true)]
     pub json: bool,
+}
+
+impl AdminArgs {
+    /// A node of this machine that speaks plain HTTP.
+    pub fn local(admin: String, token_file: PathBuf) -> Self {
+        Self { admin, token_file, ca_file: None, cert_file: None, key_file: None, json: false }
+    }
 }
 
 /// Why the admin endpoint did not answer as asked.
@@ -81,6 +88,17 @@ impl Admin {
         serde_json::from_slice(&body).map_err(|e| AdminError::Unreadable { url, detail: e.to_string() })
     }
 
+    /// POSTs JSON to a path of the admin endpoint, or DELETEs it without a body.
+    pub async fn change(&self, method: reqwest::Method, path: &str, body: Option<&Value>) -> Result<Value, AdminError> {
+        let url = format!("{}{path}", self.base);
+        let request = self.client.request(method, &url).bearer_auth(self.token.expose());
+        let request = body.into_iter().fold(request, |request, body| request.json(body));
+        let response = answered(request, url).await?;
+        let url = response.url().to_string();
+        let body = response.bytes().await.map_err(|e| unreachable(&url, &e))?;
+        serde_json::from_slice(&body).map_err(|e| AdminError::Unreadable { url, detail: e.to_string() })
+    }
+
     /// Streams a path of the admin endpoint into `output`; answers the number of bytes.
     pub async fn download(&self, path: &str, output: &mut impl Write) -> Result<u64, CliError> {
         let mut response = self.ask(path).await?;
@@ -96,16 +114,7 @@ impl Admin {
     async fn ask(&self, path: &str) -> Result<reqwest::Response, AdminError> {
         let url = format!("{}{path}", self.base);
         let request = self.client.get(&url).bearer_auth(self.token.expose());
-        let response = request.send().await.map_err(|e| unreachable(&url, &e))?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        let body = response.bytes().await.unwrap_or_default();
-        let problem = serde_json::from_slice::<Value>(&body).ok();
-        let detail = problem.and_then(|problem| problem["detail"].as_str().map(str::to_owned));
-        let detail = detail.unwrap_or_else(|| status.canonical_reason().unwrap_or("no reason given").to_owned());
-        Err(AdminError::Refused { url, status: status.as_u16(), detail })
+        answered(request, url).await
     }
 }
 
@@ -123,6 +132,20 @@ fn secured(args: &AdminArgs, mut client: reqwest::ClientBuilder) -> Result<reqwe
         client = client.identity(identity.map_err(|error| failed(certificate, root_cause(&error)))?);
     }
     Ok(client)
+}
+
+/// Sends a request; an answer that is not a success is an error with the problem's detail.
+async fn answered(request: reqwest::RequestBuilder, url: String) -> Result<reqwest::Response, AdminError> {
+    let response = request.send().await.map_err(|e| unreachable(&url, &e))?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let body = response.bytes().await.unwrap_or_default();
+    let problem = serde_json::from_slice::<Value>(&body).ok();
+    let detail = problem.and_then(|problem| problem["detail"].as_str().map(str::to_owned));
+    let detail = detail.unwrap_or_else(|| status.canonical_reason().unwrap_or("no reason given").to_owned());
+    Err(AdminError::Refused { url, status: status.as_u16(), detail })
 }
 
 fn unreachable(url: &str, error: &reqwest::Error) -> AdminError {

@@ -1,10 +1,11 @@
 //! `construct cluster …`: what an operator asks of a running cluster.
 
 use clap::Subcommand;
+use reqwest::Method;
 use serde_json::Value;
 
 use super::CliError;
-use super::admin::{Admin, AdminArgs, block_on};
+use super::admin::{Admin, AdminArgs, AdminError, block_on};
 use super::output::say;
 use super::table::{cell, render};
 
@@ -12,6 +13,9 @@ pub const EXAMPLES: &str = "\
 Examples:
   construct cluster status
   construct cluster shards --json
+  construct cluster token                      lets one more node join
+  construct cluster drain 2                    before node 2 is stopped for a while
+  construct cluster remove 2                   node 2 does not come back
   construct cluster members --admin http://10.0.0.7:8081 --token-file /etc/construct/admin-token";
 
 #[derive(Debug, Subcommand)]
@@ -22,6 +26,36 @@ pub enum ClusterCommand {
     Members(AdminArgs),
     /// Shards: leader, term, applied position, replicas
     Shards(AdminArgs),
+    /// A one-time token with which one node may join; it takes it from `cluster.token`
+    Token {
+        /// How long it may be used
+        #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+        expires_in: u32,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Let another voter lead a shard
+    Transfer {
+        shard: u16,
+        #[arg(long, value_name = "NODE")]
+        to: u64,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Take the leads of a member, and replicas where others can take them; ends when it starts again
+    Drain {
+        node: u64,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Give a member up, running or not: others take over what it held, and it is forgotten
+    Remove {
+        node: u64,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Wait until every shard is where it should be and led by whom it should be
+    Rebalance(AdminArgs),
 }
 
 pub fn run(command: &ClusterCommand) -> Result<(), CliError> {
@@ -30,6 +64,18 @@ pub fn run(command: &ClusterCommand) -> Result<(), CliError> {
             ClusterCommand::Status(args) => status(args).await,
             ClusterCommand::Members(args) => members(args).await,
             ClusterCommand::Shards(args) => shards(args).await,
+            ClusterCommand::Token { expires_in, admin } => token(admin, *expires_in).await,
+            ClusterCommand::Transfer { shard, to, admin } => {
+                let body = serde_json::json!({ "to": to });
+                change(admin, Method::POST, &format!("/admin/v1/shards/{shard}/transfer"), Some(&body)).await
+            }
+            ClusterCommand::Drain { node, admin } => {
+                change(admin, Method::POST, &format!("/admin/v1/nodes/{node}/drain"), None).await
+            }
+            ClusterCommand::Remove { node, admin } => {
+                change(admin, Method::DELETE, &format!("/admin/v1/nodes/{node}"), None).await
+            }
+            ClusterCommand::Rebalance(admin) => change(admin, Method::POST, "/admin/v1/rebalance", None).await,
         }
     })??;
     say(&text)
@@ -48,7 +94,37 @@ async fn status(args: &AdminArgs) -> Result<String, CliError> {
         0 => format!("All {led} shards have a leader.\n"),
         missing => format!("{missing} of {} shards have NO leader.\n", shards.len()),
     };
-    Ok(summary + &member_table(&cluster))
+    let warnings: String =
+        list(&cluster["warnings"], "items").iter().map(|text| format!("Warning: {}\n", cell(text))).collect();
+    Ok(summary + &warnings + &member_table(&cluster))
+}
+
+async fn token(args: &AdminArgs, expires_in: u32) -> Result<String, CliError> {
+    let body = serde_json::json!({ "expires_in_seconds": expires_in });
+    let made = Admin::open(args)?.change(Method::POST, "/admin/v1/cluster/tokens", Some(&body)).await?;
+    Ok(if args.json { pretty(&made) } else { format!("{}\n", cell(&made["token"])) })
+}
+
+/// Asks for a change until it is done; asking again changes nothing.
+async fn change(args: &AdminArgs, method: Method, path: &str, body: Option<&Value>) -> Result<String, CliError> {
+    let admin = Admin::open(args)?;
+    let mut asked = false;
+    loop {
+        let progress = match admin.change(method.clone(), path, body).await {
+            // A member that was being removed is forgotten by now.
+            Err(AdminError::Refused { status: 404, .. }) if method == Method::DELETE && asked => Value::Null,
+            other => other?,
+        };
+        if progress.is_null() || progress["done"].as_bool() == Some(true) {
+            return Ok(if args.json {
+                pretty(&serde_json::json!({ "done": true, "left": 0 }))
+            } else {
+                "Done.\n".to_owned()
+            });
+        }
+        eprintln!("{} shards are still on their way.", cell(&progress["left"]));
+        asked = true;
+    }
 }
 
 async fn members(args: &AdminArgs) -> Result<String, CliError> {
@@ -78,12 +154,12 @@ async fn shards(args: &AdminArgs) -> Result<String, CliError> {
 }
 
 fn member_table(cluster: &Value) -> String {
-    let columns = ["id", "address", "state", "version", "zone", "leaders"];
+    let columns = ["id", "address", "state", "version", "zone", "leaders", "replicas", "lag"];
     let rows: Vec<Vec<_>> = list(cluster, "members")
         .iter()
         .map(|member| columns.iter().map(|column| cell(&member[*column])).collect())
         .collect();
-    render(&["NODE", "ADDRESS", "STATE", "VERSION", "ZONE", "LEADERS"], &rows)
+    render(&["NODE", "ADDRESS", "STATE", "VERSION", "ZONE", "LEADERS", "REPLICAS", "LAG"], &rows)
 }
 
 /// The items of an answer: itself a list, or its member `name` or `items`.

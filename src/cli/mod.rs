@@ -4,6 +4,7 @@ mod admin;
 mod audit;
 mod cluster;
 mod compact;
+mod dev;
 mod ledger;
 mod output;
 mod print;
@@ -44,6 +45,9 @@ enum Command {
     /// Run a node (also without any command)
     #[command(after_help = serve::EXAMPLES)]
     Serve(NodeArgs),
+    /// Run a whole local cluster of real processes, until Ctrl-C
+    #[command(after_help = dev::EXAMPLES)]
+    Dev(dev::DevArgs),
     /// Look at the configuration
     #[command(subcommand, after_help = print::EXAMPLES)]
     Config(ConfigCommand),
@@ -122,6 +126,7 @@ impl CliError {
 pub fn run(cli: Cli) -> ExitCode {
     let done = match cli.command.unwrap_or(Command::Serve(cli.node)) {
         Command::Serve(node) => serve::run(&node),
+        Command::Dev(args) => dev::run(&args),
         Command::Config(ConfigCommand::Print(node)) => print::run(&node),
         Command::Cluster(command) => cluster::run(&command),
         Command::Audit(command) => audit::run(&command),

@@ -1,6 +1,9 @@
-//! Shards as Raft groups, and (with more nodes) the links between them.
+//! Shards as Raft groups, where they should be and what takes them there, and the links between nodes.
 
+pub mod coordinator;
 pub mod entities;
 pub mod join;
 pub mod link;
+pub mod operations;
+pub mod placement;
 pub mod raft;

@@ -7,6 +7,8 @@ use crate::actors::billing::census;
 use crate::actors::compliance::Compliance;
 use crate::actors::identity::Authority;
 use crate::actors::runtime::{Router, Runtime};
+use crate::cluster::coordinator::Coordinator;
+use crate::cluster::link::Link;
 use crate::kernel::Clock;
 use crate::providers::push::VapidKey;
 use crate::settings::Settings;
@@ -21,6 +23,17 @@ pub struct Services {
     pub compliance: Arc<Compliance>,
     pub census: Arc<census::Taker>,
     pub realtime: Arc<Realtime>,
+    pub cluster: Arc<Coordinator>,
+    /// The way to other nodes, if there is one.
+    pub link: Option<Link>,
     /// Identifies this sender to push services; browsers subscribe to its public half.
     pub vapid: Arc<VapidKey>,
+}
+
+impl Services {
+    /// Whether a node answers; this one does.
+    #[must_use]
+    pub fn hears(&self, node: u64) -> bool {
+        node == self.settings.node.id || self.link.as_ref().is_some_and(|link| link.is_connected(node))
+    }
 }

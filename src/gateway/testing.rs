@@ -29,6 +29,7 @@ use crate::actors::runtime::log::ShardLog;
 use crate::actors::runtime::sealer::Sealer;
 use crate::actors::runtime::testing::MemoryLog;
 use crate::actors::runtime::{Runtime, RuntimeOptions, RuntimeParts};
+use crate::cluster::coordinator::Coordinator;
 use crate::kernel::{Error, Principal, Secret, ShardId};
 use crate::providers::Provider;
 use crate::providers::keys::{FileKeys, KeyWrapper};
@@ -72,7 +73,7 @@ pub async fn services(settings: Settings) -> Arc<Services> {
         providers: vec![sandbox],
         options: RuntimeOptions::default(),
     };
-    let mut runtime = Runtime::start(parts).await.expect("a runtime");
+    let runtime = Runtime::start(parts).await.expect("a runtime");
     let (router, settings) = (runtime.router.clone(), Arc::new(settings));
     let keys: Arc<dyn KeyWrapper> = Arc::new(FileKeys::open(directory.path()).expect("keys"));
     // A rotation of keys writes there, as long as the gateway lives.
@@ -80,9 +81,9 @@ pub async fn services(settings: Settings) -> Arc<Services> {
     let sealer = Arc::new(KeyringSealer::new(Arc::clone(&keys), 100));
     sealer.connect(Arc::new(router.clone()));
     runtime.set_sealer(Arc::clone(&sealer) as Arc<dyn Sealer>);
-    runtime.go();
     let census = Arc::new(census::Taker::new(router.clone()));
-    runtime.follow(&(Arc::clone(&census) as Arc<dyn FeedConsumer>));
+    runtime.follow(Arc::clone(&census) as Arc<dyn FeedConsumer>);
+    runtime.go();
     let identity = Arc::new(Authority::new(router.clone(), clock.clone(), Arc::clone(&keys), &settings));
     let compliance = Compliance::open(router.clone(), keys, sealer, "example.org").await.expect("compliance");
     let compliance = Arc::new(compliance);
@@ -92,7 +93,20 @@ pub async fn services(settings: Settings) -> Arc<Services> {
     realtime.follow();
     let vapid = Arc::new(VapidKey::ephemeral().expect("a key"));
     let runtime = Arc::new(runtime);
-    Arc::new(Services { settings, clock, router, runtime, identity, compliance, census, realtime, vapid })
+    let (cluster, link) = (Arc::new(Coordinator::new(router.clone())), None);
+    Arc::new(Services {
+        settings,
+        clock,
+        router,
+        runtime,
+        identity,
+        compliance,
+        census,
+        realtime,
+        cluster,
+        link,
+        vapid,
+    })
 }
 
 /// A gateway of these endpoints.

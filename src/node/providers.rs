@@ -33,7 +33,7 @@ fn mail(settings: &Settings) -> Result<Arc<dyn Provider>, NodeError> {
     let mail = &settings.mail;
     let sender = Sender::new(&mail.from, &settings.gateway.public_url).map_err(failed("mail.from"))?;
     if mail.transport == MailTransport::Maildir {
-        let root = settings.node.data_dir.join("outbox/mail");
+        let root = settings.node.sandbox_dir.join("outbox/mail");
         return Ok(Arc::new(Maildir::open(&root, sender).map_err(failed("the Maildir"))?));
     }
     let dkim = match mail.dkim.key_file.as_str() {
@@ -51,7 +51,7 @@ fn mail(settings: &Settings) -> Result<Arc<dyn Provider>, NodeError> {
 fn sms(settings: &Settings) -> Result<Arc<dyn Provider>, NodeError> {
     let (sms, public_url) = (&settings.sms, &settings.gateway.public_url);
     if sms.transport == SmsTransport::File {
-        let path = settings.node.data_dir.join("outbox/sms.jsonl");
+        let path = settings.node.sandbox_dir.join("outbox/sms.jsonl");
         return Ok(Arc::new(SmsFile::open(&path, &sms.from, public_url).map_err(failed("the SMS file"))?));
     }
     let options = TwilioOptions {
@@ -79,7 +79,7 @@ fn push(settings: &Settings, vapid: &Arc<VapidKey>) -> Arc<dyn Provider> {
 fn payment(settings: &Settings) -> Result<Arc<dyn Provider>, NodeError> {
     let payments = &settings.payments;
     if payments.processor == PaymentProcessor::Sandbox {
-        let directory = settings.node.data_dir.join("sandbox-payments");
+        let directory = settings.node.sandbox_dir.join("sandbox-payments");
         return Ok(Arc::new(Sandbox::open(&directory).map_err(failed("the payment sandbox"))?));
     }
     let config = StripeConfig {

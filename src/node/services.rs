@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
+use super::members::{Between, patiently};
 use super::providers::{self, Outside};
 use super::{NodeError, failed};
 use crate::actors::billing::census;
@@ -16,6 +19,8 @@ use crate::actors::runtime::kinds::Kinds;
 use crate::actors::runtime::log::ShardLog;
 use crate::actors::runtime::steady::wall_now;
 use crate::actors::runtime::{Runtime, RuntimeOptions, RuntimeParts};
+use crate::cluster::coordinator::Coordinator;
+use crate::cluster::raft::Groups;
 use crate::gateway::Services;
 use crate::gateway::websocket::{Bounds, Realtime};
 use crate::kernel::{Clock, Origin, Timestamp};
@@ -34,30 +39,41 @@ pub(super) struct Composed {
 
 pub(super) async fn compose(
     settings: &Arc<Settings>,
-    logs: Vec<Arc<dyn ShardLog>>,
+    groups: &Arc<Groups>,
     keys: &Arc<dyn KeyWrapper>,
+    between: &Between,
+    shutdown: &CancellationToken,
 ) -> Result<Composed, NodeError> {
     let outside = providers::open(settings)?;
-    let (mut runtime, sealer) = start_runtime(settings, logs, keys, &outside).await?;
+    let (runtime, sealer) = start_runtime(settings, groups, keys, &outside).await?;
+    between.connect(&runtime);
     let router = runtime.router.clone();
+    let cluster = Arc::new(Coordinator::new(router.clone()));
+    between.coordinate(settings, groups, &cluster, (runtime.stopping(), shutdown)).await?;
+    start_clock(settings, &runtime, shutdown).await?;
     let clock = Arc::clone(&runtime.clock) as Arc<dyn Clock>;
     let identity = Arc::new(Authority::new(router.clone(), Arc::clone(&clock), Arc::clone(keys), settings));
-    identity.start().await.map_err(failed("the signing keys"))?;
+    patiently(shutdown, || identity.start()).await.map_err(failed("the signing keys"))?;
     let origin = &settings.audit.origin;
-    let compliance = Compliance::open(router.clone(), Arc::clone(keys), sealer, origin).await;
+    let open = || Compliance::open(router.clone(), Arc::clone(keys), Arc::clone(&sealer), origin);
+    let compliance = patiently(shutdown, open).await;
     let compliance = Arc::new(compliance.map_err(failed("the audit log"))?);
-    terms::seed_plans(&router, settings).await.map_err(failed("the plan catalogue"))?;
-    routes::seed(&router, settings).await.map_err(failed("gateway.routes"))?;
-    runtime.go();
+    let plans = patiently(shutdown, || terms::seed_plans(&router, settings)).await;
+    plans.map_err(failed("the plan catalogue"))?;
+    patiently(shutdown, || routes::seed(&router, settings)).await.map_err(failed("gateway.routes"))?;
+    between.let_in(&runtime, settings, keys.as_ref())?;
     let census = Arc::new(census::Taker::new(router.clone()));
-    runtime.follow(&(Arc::clone(&census) as Arc<dyn FeedConsumer>));
+    runtime.follow(Arc::clone(&census) as Arc<dyn FeedConsumer>);
+    runtime.go();
     let (settings, runtime) = (Arc::clone(settings), Arc::new(runtime));
     tokio::spawn(Arc::clone(&compliance).run(runtime.stopping()));
     let bounds = Bounds::of(&settings.gateway.websocket);
     let realtime = Arc::new(Realtime::new(router.clone(), Arc::clone(&clock), bounds));
     realtime.follow();
     let vapid = outside.vapid;
-    let services = Services { settings, clock, router, runtime, identity, compliance, census, realtime, vapid };
+    let link = Some(between.link.clone());
+    let services =
+        Services { settings, clock, router, runtime, identity, compliance, census, realtime, cluster, link, vapid };
     let source_key = keys.derive("gateway.source").to_vec();
     Ok(Composed { services: Arc::new(services), source_key })
 }
@@ -65,7 +81,7 @@ pub(super) async fn compose(
 /// Starts the shards' actors with their clock, keys and providers; timers and outboxes stand still yet.
 async fn start_runtime(
     settings: &Settings,
-    logs: Vec<Arc<dyn ShardLog>>,
+    groups: &Groups,
     keys: &Arc<dyn KeyWrapper>,
     outside: &Outside,
 ) -> Result<(Runtime, Arc<KeyringSealer>), NodeError> {
@@ -73,6 +89,7 @@ async fn start_runtime(
         ClockMode::System => NodeClock::system(),
         ClockMode::Virtual => NodeClock::virtual_at(Timestamp::ZERO),
     });
+    let logs = groups.shards().map(|group| Arc::clone(group) as Arc<dyn ShardLog>).collect();
     let kinds = Kinds::new(&catalogue::kinds(), settings.cluster.shards);
     let (providers, options) = (outside.providers.clone(), runtime_options(settings));
     let runtime = Runtime::start(RuntimeParts { logs, kinds, clock, providers, options }).await;
@@ -80,12 +97,18 @@ async fn start_runtime(
     let sealer = Arc::new(KeyringSealer::new(Arc::clone(keys), KEYS_IN_MEMORY));
     sealer.connect(Arc::new(runtime.router.clone()));
     runtime.set_sealer(Arc::clone(&sealer) as Arc<_>);
-    if settings.clock == ClockMode::Virtual {
-        let start = ClockCommand::Start(wall_now());
-        let now = runtime.router.ask::<VirtualClock>(&VirtualClock::id(), start, &Origin::system("start")).await;
-        runtime.clock.set(now.map_err(failed("the virtual clock"))?);
-    }
     Ok((runtime, sealer))
+}
+
+/// Takes the cluster's virtual clock, or starts it.
+async fn start_clock(settings: &Settings, runtime: &Runtime, shutdown: &CancellationToken) -> Result<(), NodeError> {
+    if settings.clock != ClockMode::Virtual {
+        return Ok(());
+    }
+    let (id, origin) = (VirtualClock::id(), Origin::system("start"));
+    let start = || runtime.router.ask::<VirtualClock>(&id, ClockCommand::Start(wall_now()), &origin);
+    runtime.clock.set(patiently(shutdown, start).await.map_err(failed("the virtual clock"))?);
+    Ok(())
 }
 
 /// Bounds and periods of the runtime, from the settings.

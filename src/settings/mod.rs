@@ -81,6 +81,12 @@ impl Settings {
 
     /// Completes values that default to others.
     fn fill(&mut self) {
+        if self.node.sandbox_dir.as_os_str().is_empty() {
+            self.node.sandbox_dir.clone_from(&self.node.data_dir);
+        }
+        if self.cluster.address.is_empty() {
+            self.cluster.address = self.cluster.listen.to_string();
+        }
         if self.gateway.public_url.is_empty() {
             let scheme = if self.gateway.tls.cert_file.is_empty() { "http" } else { "https" };
             self.gateway.public_url = format!("{scheme}://{}", self.gateway.listen);

@@ -19,6 +19,8 @@ pub enum ClockMode {
 pub struct Node {
     pub id: u64,
     pub data_dir: PathBuf,
+    /// Filled from `data_dir` when empty.
+    pub sandbox_dir: PathBuf,
     pub zone: String,
 }
 
@@ -26,6 +28,8 @@ pub struct Node {
 #[serde(deny_unknown_fields)]
 pub struct Cluster {
     pub listen: SocketAddr,
+    /// Filled from `listen` when empty.
+    pub address: String,
     pub shards: u16,
     /// One address may be written without brackets.
     #[serde(deserialize_with = "one_or_many")]

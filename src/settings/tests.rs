@@ -132,7 +132,7 @@ fn a_wrong_file_is_refused_with_path_and_expectation() {
 fn a_wrong_environment_names_the_variable() {
     for (name, value, expected) in [
         ("CONSTRUCT__NODE__ID", "one", "node.id: expected an integer, got \"one\""),
-        ("CONSTRUCT__NODE__IDD", "1", "node.idd: unknown key, expected one of `data_dir`, `id`, `zone`"),
+        ("CONSTRUCT__NODE__IDD", "1", "node.idd: unknown key, expected one of `data_dir`, `id`, `sandbox_dir`, `zone`"),
         ("CONSTRUCT__NOD__ID", "1", "nod.id: unknown key, expected one of"),
         ("CONSTRUCT__BILLING__DUNNING__RETRY_AFTER_DAYS", "1,x", "retry_after_days: expected integers separated"),
         ("CONSTRUCT__GATEWAY__LISTEN", "8080", "gateway.listen: invalid socket address syntax"),

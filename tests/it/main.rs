@@ -6,6 +6,7 @@
 mod admin_tls;
 mod census;
 mod cli;
+mod cluster;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod disk;

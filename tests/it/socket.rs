@@ -78,6 +78,11 @@ impl Socket {
         Some(Ok(socket))
     }
 
+    /// Connects to another node the next time.
+    pub fn move_to(&mut self, address: SocketAddr) {
+        self.address = address;
+    }
+
     /// Sends a command and waits for its reply; a close in between answers `{"closed": code}`.
     pub async fn call(&mut self, kind: &str, body: Value) -> Value {
         self.next_id += 1;

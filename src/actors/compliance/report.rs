@@ -11,7 +11,7 @@ use crate::actors::identity::user;
 use crate::actors::runtime::{Page, Scope};
 use crate::kernel::merkle::{leaf_hash, verify_inclusion};
 use crate::kernel::pan::contains_card_number;
-use crate::kernel::{EntityId, Error, ShardId};
+use crate::kernel::{Error, ShardId};
 
 /// Entries of an index read at once, and accounts looked at in a sample.
 const PAGE: usize = 512;
@@ -91,7 +91,7 @@ impl Compliance {
         let (mut sealed, mut open) = (0, 0);
         for (key, _) in &found {
             let id = user::id(&String::from_utf8_lossy(key));
-            match self.stored_subject(&id)? {
+            match self.router.stored_subject(&id).await? {
                 Some(Some(subject)) if subject == id.key() => sealed += 1,
                 Some(_) => open += 1,
                 None => {}
@@ -100,16 +100,6 @@ impl Compliance {
         let evidence =
             format!("Of the {} newest accounts {sealed} are stored sealed and {open} in clear.", sealed + open);
         Ok(Control::holds("personal_data_sealed", open == 0, evidence))
-    }
-
-    /// Whose key seals a stored entity. Outer `None`: there is no such entity.
-    fn stored_subject(&self, id: &EntityId) -> Result<Option<Option<String>>, Error> {
-        let state = self.router.state(self.router.shard_of(id))?;
-        let stored = state.entity(id).map_err(|error| {
-            tracing::error!(%error, "the state store cannot be read");
-            Error::internal()
-        })?;
-        Ok(stored.map(|stored| stored.subject))
     }
 
     /// Proves the newest entry of every log.
@@ -149,7 +139,7 @@ impl Compliance {
 
     async fn parked(&self) -> Control {
         let mut parked = 0;
-        for shard in self.router.shards() {
+        for shard in self.router.led() {
             parked += shard.crashes().await.iter().filter(|crash| crash.parked).count();
         }
         let finding = if parked == 0 { Finding::Enforced } else { Finding::Attention };

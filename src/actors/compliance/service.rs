@@ -41,6 +41,9 @@ impl Compliance {
 
     /// Carries open erasures on and watches the audit log until the node stops.
     pub async fn run(self: Arc<Self>, stopping: CancellationToken) {
+        for replica in self.router.replicas() {
+            tokio::spawn(Arc::clone(&self.eraser).forget_erased(Arc::clone(replica), stopping.clone()));
+        }
         let monitor = Monitor::new(self.router.clone(), Arc::clone(&self.audit));
         tokio::join!(Arc::clone(&self.eraser).run(stopping.clone()), monitor.run(stopping));
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
+use tokio::sync::watch;
 
 use super::audit_log::search::{Filter, search};
 use super::audit_log::{AuditLog, Query, export};
@@ -17,7 +18,7 @@ use crate::actors::identity::session::{self, Client, Session};
 use crate::actors::identity::user::{self, User};
 use crate::actors::runtime::clock::NodeClock;
 use crate::actors::runtime::kinds::Kinds;
-use crate::actors::runtime::log::{Completion, LogError, LogStatus, ShardLog};
+use crate::actors::runtime::log::{Completion, Leadership, LogError, LogStatus, ShardLog};
 use crate::actors::runtime::sealer::Sealer;
 use crate::actors::runtime::testing::MemoryLog;
 use crate::actors::runtime::{Runtime, RuntimeOptions, RuntimeParts};
@@ -48,13 +49,17 @@ impl ShardLog for RecordingLog {
         self.inner.shard()
     }
 
-    fn propose_then(&self, op: Op, done: Completion) -> Result<(), LogError> {
-        self.disk.lock().expect("not poisoned").extend(codec::encode(&op).expect("encodes"));
-        self.inner.propose_then(op, done)
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.inner.leadership()
     }
 
-    async fn read_barrier(&self) -> Result<(), LogError> {
-        self.inner.read_barrier().await
+    fn propose_then(&self, term: u64, op: Op, done: Completion) -> Result<(), LogError> {
+        self.disk.lock().expect("not poisoned").extend(codec::encode(&op).expect("encodes"));
+        self.inner.propose_then(term, op, done)
+    }
+
+    async fn read_barrier(&self, term: u64) -> Result<(), LogError> {
+        self.inner.read_barrier(term).await
     }
 
     fn state(&self) -> &Arc<ShardState> {
@@ -116,7 +121,7 @@ impl World {
             providers: vec![Arc::clone(&mailbox) as Arc<dyn Provider>],
             options: RuntimeOptions { retry_ms: (1, 5), ..RuntimeOptions::default() },
         };
-        let mut runtime = Runtime::start(parts).await.expect("starts");
+        let runtime = Runtime::start(parts).await.expect("starts");
         let sealer = Arc::new(KeyringSealer::new(Arc::clone(&keys) as Arc<dyn KeyWrapper>, 100));
         sealer.connect(Arc::new(runtime.router.clone()));
         runtime.set_sealer(Arc::clone(&sealer) as Arc<dyn Sealer>);
@@ -244,7 +249,7 @@ async fn an_erased_person_cannot_be_read_while_the_log_still_proves_every_entry(
     };
     assert_eq!(farewells, [EMAIL], "one farewell, while the address could still be read");
 
-    let state = world.runtime.router.state(shard).expect("is here");
+    let state = world.runtime.router.replica(shard).expect("is here").state();
     let keyring_id = keyring::keyring_id(&id);
     assert!(state.rows(&keyring_id, keyring::TABLE, None, 10, false).expect("reads").is_empty());
     let asked = world.runtime.router.ask::<Keyring>(&keyring_id, keyring::Command::Get, &origin(&id)).await;

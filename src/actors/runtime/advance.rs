@@ -10,8 +10,6 @@ use crate::kernel::{Clock, Error, Origin, Timestamp, fail_point};
 
 /// The longest one step may take to come to rest. Effects that wait for a retry do not count as work under way.
 const STEP: Duration = Duration::from_secs(60);
-/// Due timers looked at to find the next step; more than these are only due together when they are put off.
-const LOOK_AHEAD: usize = 4096;
 
 impl Runtime {
     /// Moves the virtual clock to `to`, stopping at every due time on the way, and answers once every timer due by then
@@ -30,7 +28,7 @@ impl Runtime {
             return Err(Error::invalid("/advance_to", detail));
         }
         self.rest().await?;
-        while let Some(due) = self.next_due(to)? {
+        while let Some(due) = self.next_due(to).await? {
             self.step(due, origin).await?;
         }
         self.step(to, origin).await?;
@@ -47,15 +45,10 @@ impl Runtime {
     }
 
     /// The earliest due time after now and up to `to`.
-    fn next_due(&self, to: Timestamp) -> Result<Option<Timestamp>, Error> {
-        let now = self.clock.now();
+    async fn next_due(&self, to: Timestamp) -> Result<Option<Timestamp>, Error> {
         let mut earliest = None;
-        for shard in self.router.shards() {
-            let due = shard.parts.log.state().timers_due(to, LOOK_AHEAD).map_err(|error| {
-                tracing::error!(%error, "timers cannot be read");
-                Error::internal()
-            })?;
-            let next = due.into_iter().map(|timer| timer.due).find(|due| *due > now);
+        for shard in self.router.shard_ids() {
+            let next = self.router.next_due(shard, to).await?;
             earliest = [earliest, next].into_iter().flatten().min();
         }
         Ok(earliest)
@@ -66,20 +59,20 @@ impl Runtime {
         let give_up = Instant::now() + STEP;
         let mut seen = None;
         loop {
-            let applied = self.applied();
-            if self.is_quiet() && seen == Some(applied) {
+            let (mut quiet, mut applied) = (true, 0);
+            for shard in self.router.shard_ids() {
+                let (at_rest, at) = self.router.at_rest(shard, self.clock.now()).await?;
+                (quiet, applied) = (quiet && at_rest, applied + at);
+            }
+            if quiet && seen == Some(applied) {
                 return Ok(());
             }
-            seen = self.is_quiet().then_some(applied);
+            seen = quiet.then_some(applied);
             if Instant::now() > give_up {
                 let detail = format!("Work due at {} has not ended yet; advance again later.", self.clock.now());
                 return Err(Error::unavailable(detail));
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-    }
-
-    fn applied(&self) -> u64 {
-        self.router.shards().map(|shard| shard.parts.log.state().applied().borrow().applied_index).sum()
     }
 }

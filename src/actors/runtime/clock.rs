@@ -1,10 +1,13 @@
 //! The source of domain time of a node: the system's clock, or a virtual one that stands still until advanced.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::follow::Follower;
+use super::replica::Replica;
 use super::steady::SteadyClock;
 use crate::kernel::{Clock, Context, Decision, Entity, EntityId, Error, Timestamp};
 
@@ -75,6 +78,19 @@ impl VirtualClock {
     #[must_use]
     pub fn id() -> EntityId {
         EntityId::new(Self::KIND, "clock")
+    }
+}
+
+/// Keeps this node's virtual clock where the cluster has it, by this node's copy of the meta shard.
+pub async fn follow(clock: Arc<NodeClock>, meta: Arc<Replica>) {
+    let mut follower = Follower::new(Arc::clone(&meta));
+    let mut moved = true;
+    loop {
+        if moved && let Ok(Some((_, VirtualClock { now: Some(now) }))) = meta.peek(&VirtualClock::id()) {
+            clock.set(now);
+        }
+        let Some(news) = follower.next().await else { return };
+        moved = news.gap || news.entries.iter().any(|entry| entry.entity.kind() == VirtualClock::KIND);
     }
 }
 

@@ -104,8 +104,8 @@ impl<E: Entity> Actor for EntityActor<E> {
                     }
                     live.entity = Some(loaded);
                 }
-                Err(error) => {
-                    let _ = request.reply.send(Err(Failure::Refused(error)));
+                Err(failure) => {
+                    let _ = request.reply.send(Err(failure));
                     myself.stop(Some("could not be loaded".to_owned()));
                     return Ok(());
                 }
@@ -117,9 +117,14 @@ impl<E: Entity> Actor for EntityActor<E> {
     }
 }
 
-async fn load<E: Entity>(id: &EntityId, parts: &ShardParts) -> Result<Loaded<E>, Error> {
+async fn load<E: Entity>(id: &EntityId, parts: &ShardParts) -> Result<Loaded<E>, Failure> {
     // What was acknowledged before, by any leader, is in the state that is read now.
-    parts.log.read_barrier().await.map_err(|error| super::proposal::refusal(&error))?;
+    parts.log.read_barrier(parts.term).await.map_err(|_| Failure::Moved)?;
+    stored(id, parts).await.map_err(Failure::Refused)
+}
+
+/// The entity as it is stored.
+async fn stored<E: Entity>(id: &EntityId, parts: &ShardParts) -> Result<Loaded<E>, Error> {
     let stored = parts.log.state().entity(id).map_err(|error| {
         tracing::error!(entity = %id, %error, "the state store cannot be read");
         Error::internal()
@@ -177,7 +182,7 @@ impl<E: Entity> Turn<'_, E> {
         }
         let command = match self.command(&work) {
             Ok(Some(command)) => command,
-            Ok(None) => return Ok(drop(reply.send(Ok(Answer { reply: Vec::new(), standing: Standing::Stale })))),
+            Ok(None) => return Ok(drop(reply.send(Ok(Answer { reply: Ok(Vec::new()), standing: Standing::Stale })))),
             Err(error) => return Ok(drop(reply.send(Err(Failure::Refused(error))))),
         };
         let context = Context {
@@ -190,7 +195,7 @@ impl<E: Entity> Turn<'_, E> {
         let decided = catch_unwind(AssertUnwindSafe(|| self.loaded.state.decide(command, &context)));
         let decision = match decided {
             Ok(Ok(decision)) => decision,
-            Ok(Err(error)) => return Ok(drop(reply.send(Err(Failure::Refused(error))))),
+            Ok(Err(error)) => return Ok(drop(reply.send(Ok(self.seen(Err(error)))))),
             Err(panic) => {
                 let _ = reply.send(Err(Failure::Refused(Error::internal())));
                 return Err(format!("{} panicked in decide: {}", type_name::<E>(), panic_text(&*panic)).into());
@@ -224,14 +229,14 @@ impl<E: Entity> Turn<'_, E> {
             tracing::error!(entity = %self.id, %error, "the state store cannot be read");
             Error::internal()
         };
-        let stale = || Ok(Some(Answer { reply: Vec::new(), standing: Standing::Stale }));
+        let stale = || Ok(Some(Answer { reply: Ok(Vec::new()), standing: Standing::Stale }));
         let busy = || Err(Error::unavailable("The same delivery is under way."));
         match work {
             Work::Command(_) => {
                 let Some(key) = dedupe else { return Ok(None) };
                 let Some(stored) = state.remembered(self.id, key).map_err(unreadable)? else { return Ok(None) };
                 let reply = open(self.loaded.key.as_ref(), self.id, &Place::Reply, stored)?;
-                Ok(Some(Answer { reply, standing: Standing::Durable }))
+                Ok(Some(Answer { reply: Ok(reply), standing: Standing::Durable }))
             }
             Work::Timer { name, due } => {
                 if self.loaded.taken.contains_key(&Taken::Timer(name.clone(), *due)) {
@@ -266,7 +271,12 @@ impl<E: Entity> Turn<'_, E> {
             tracing::error!(entity = %self.id, %error, "a reply does not encode");
             Failure::Refused(Error::internal())
         })?;
+        Ok(self.seen(Ok(reply)))
+    }
+
+    /// What was made of the state as it is now.
+    fn seen(&self, reply: Result<Vec<u8>, Error>) -> Answer {
         let (sequence, durable) = (self.loaded.sequence, self.loaded.durable.subscribe());
-        Ok(Answer { reply, standing: Standing::Read { sequence, durable } })
+        Answer { reply, standing: Standing::Read { sequence, durable } }
     }
 }

@@ -9,10 +9,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+use super::sealer::Sealer;
 use super::sealing::{Place, open};
 use super::shard::Shard;
 use crate::kernel::{EntityId, Error, Op, Timestamp};
-use crate::storage::state::{FeedEntry, StateError};
+use crate::storage::state::{FeedEntry, ShardState, StateError};
 
 const PAGE: usize = 256;
 /// Entries that nobody wanted, after which the offset is stored all the same: a write for each would double the log.
@@ -51,10 +52,10 @@ pub trait FeedConsumer: Send + Sync + 'static {
 ///
 /// # Errors
 /// `unavailable` when the key cannot be had now.
-pub async fn open_entry(shard: &Shard, entry: FeedEntry) -> Result<Opened, Error> {
+pub async fn open_entry(sealer: &dyn Sealer, entry: FeedEntry) -> Result<Opened, Error> {
     let FeedEntry { position, entity, first_sequence, subject, events, at } = entry;
     let key = match &subject {
-        Some(subject) => match shard.parts.sealer().key(subject, false).await? {
+        Some(subject) => match sealer.key(subject, false).await? {
             Some(key) => Some(key),
             None => return Ok(Opened { position, entity, at, events: Vec::new() }),
         },
@@ -67,7 +68,7 @@ pub async fn open_entry(shard: &Shard, entry: FeedEntry) -> Result<Opened, Error
     Ok(Opened { position, entity, at, events: opened })
 }
 
-/// Runs a consumer on one shard until the runtime stops.
+/// Runs a consumer on one shard until this node stops leading it.
 pub async fn consume(shard: Arc<Shard>, consumer: Arc<dyn FeedConsumer>, stopping: CancellationToken) {
     let mut applied = shard.parts.log.state().applied();
     let mut seen = 0;
@@ -93,8 +94,7 @@ pub async fn consume(shard: Arc<Shard>, consumer: Arc<dyn FeedConsumer>, stoppin
 ///
 /// # Errors
 /// When the feed cannot be read.
-pub fn behind(shard: &Shard, consumer: &dyn FeedConsumer) -> Result<u64, Error> {
-    let state = shard.parts.log.state();
+pub fn behind(state: &ShardState, consumer: &dyn FeedConsumer) -> Result<u64, Error> {
     let (mut after, mut count) = (state.consumed(consumer.name()).map_err(|error| unreadable(&error))?, 0);
     while count < MOST_BEHIND {
         let page = state.feed(after, PAGE).map_err(|error| unreadable(&error))?;
@@ -119,7 +119,7 @@ async fn pass(shard: &Shard, consumer: &dyn FeedConsumer, seen: &mut u64) -> Res
     let mut wanted = Vec::new();
     for entry in page {
         if consumer.wants(entry.entity.kind()) {
-            wanted.push(open_entry(shard, entry).await?);
+            wanted.push(open_entry(shard.parts.sealer(), entry).await?);
         }
     }
     // The first offset is stored at once: the feed is kept for consumers that have one.
@@ -131,7 +131,7 @@ async fn pass(shard: &Shard, consumer: &dyn FeedConsumer, seen: &mut u64) -> Res
         consumer.handle(&wanted).await?;
     }
     let consumed = Op::Consumed { consumer: consumer.name().to_owned(), position };
-    let done = shard.parts.log.propose(consumed).map_err(|_| Error::overloaded("The shard's queue"))?;
+    let done = shard.parts.propose(consumed).map_err(|_| Error::overloaded("The shard's queue"))?;
     let stopped = || Error::unavailable("The shard is stopping.");
     done.await.map_err(|_| stopped())?.map_err(|_| stopped())?;
     *seen = position;

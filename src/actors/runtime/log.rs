@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::oneshot;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{oneshot, watch};
 
-use crate::kernel::{Op, OpOutcome, ShardId};
+use crate::kernel::{Op, OpOutcome, ShardId, Timestamp};
 use crate::storage::state::ShardState;
 
 /// Why an operation did not commit here.
@@ -17,16 +18,30 @@ pub enum LogError {
     /// The operation is larger than an entry of the log may be; it was not accepted.
     #[error("an operation of {bytes} bytes is above the limit of {limit}")]
     TooLarge { bytes: usize, limit: usize },
-    /// This node does not lead the shard (any more). Whether an accepted operation commits is not known.
+    /// This node does not lead the shard, or not in the term it was asked for. The operation will never commit.
     #[error("this node does not lead the shard")]
     NotLeader { leader: Option<u64> },
+    /// This node lost the shard while the operation was on its way. Whether it commits is not known.
+    #[error("this node lost the shard while the operation was on its way")]
+    Deposed,
     /// The log stopped: shutdown or a failed disk. Whether an accepted operation commits is not known.
     #[error("the shard's log has stopped")]
     Stopped,
 }
 
+/// Who decides for a shard, as this node knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Leadership {
+    /// The term in which this node leads, once its state holds everything acknowledged before it.
+    pub leading: Option<u64>,
+    /// The node that leads, if one is known.
+    pub leader: Option<u64>,
+    /// Whether this node has a replica; without one its state is nobody's.
+    pub replica: bool,
+}
+
 /// How a shard's log stands, for operators.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogStatus {
     /// The node that leads, if one is known.
     pub leader: Option<u64>,
@@ -38,8 +53,20 @@ pub struct LogStatus {
     pub replicas: Vec<Replica>,
 }
 
+/// A shard as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardReport {
+    pub log: LogStatus,
+    /// Entities live in memory of the node that answered.
+    pub live: u64,
+    pub feed_head: u64,
+    pub audit_size: u64,
+    /// When the earliest timer is due.
+    pub next_timer: Option<Timestamp>,
+}
+
 /// One member of a shard's Raft group.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replica {
     pub node: u64,
     pub voter: bool,
@@ -82,28 +109,33 @@ impl Drop for Completion {
 pub trait ShardLog: Send + Sync + 'static {
     fn shard(&self) -> ShardId;
 
-    /// Queues an operation; operations commit in the order of these calls.
+    /// Follows who leads.
+    fn leadership(&self) -> watch::Receiver<Leadership>;
+
+    /// Queues an operation decided while this node led in `term`; operations of a term commit in the order of these
+    /// calls, and in no other term.
     ///
     /// # Errors
     /// [`LogError::Overloaded`] when the bounded queue is full; nothing was queued, and `done` has heard the same.
-    fn propose_then(&self, op: Op, done: Completion) -> Result<(), LogError>;
+    fn propose_then(&self, term: u64, op: Op, done: Completion) -> Result<(), LogError>;
 
     /// As [`ShardLog::propose_then`], with a receiver that yields the outcome.
     ///
     /// # Errors
     /// As [`ShardLog::propose_then`].
-    fn propose(&self, op: Op) -> Result<oneshot::Receiver<Result<OpOutcome, LogError>>, LogError> {
+    fn propose(&self, term: u64, op: Op) -> Result<oneshot::Receiver<Result<OpOutcome, LogError>>, LogError> {
         let (answer, outcome) = oneshot::channel();
         // Whoever asked may be gone.
-        self.propose_then(op, Completion::new(move |ended| drop(answer.send(ended))))?;
+        self.propose_then(term, op, Completion::new(move |ended| drop(answer.send(ended))))?;
         Ok(outcome)
     }
 
-    /// Returns once reads of [`ShardLog::state`] see everything acknowledged before this call (lease read).
+    /// Returns once reads of [`ShardLog::state`] see everything acknowledged before this call, and this node has led
+    /// in `term` at some time since then (lease read).
     ///
     /// # Errors
-    /// [`LogError`] when this node cannot prove that it still leads.
-    async fn read_barrier(&self) -> Result<(), LogError>;
+    /// [`LogError`] when this node cannot prove it.
+    async fn read_barrier(&self, term: u64) -> Result<(), LogError>;
 
     /// The shard's applied state. Reads are cheap and synchronous.
     fn state(&self) -> &Arc<ShardState>;

@@ -1,11 +1,12 @@
 //! What an entity actor is sent, and what it answers.
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use crate::kernel::{DedupeKey, Error, Origin, Outcome, Timestamp};
 
 /// What is asked of an entity.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Work {
     /// An encoded command of the entity's kind.
     Command(Vec<u8>),
@@ -25,9 +26,10 @@ pub struct Request {
     pub permit: OwnedSemaphorePermit,
 }
 
-/// The encoded reply, and what the caller must still wait for before it may look at it.
+/// The encoded reply or the entity's refusal, and what the caller must still wait for before it may look at it: a refusal
+/// tells as much of the state as a reply.
 pub struct Answer {
-    pub reply: Vec<u8>,
+    pub reply: Result<Vec<u8>, Error>,
     pub standing: Standing,
 }
 
@@ -35,7 +37,7 @@ pub struct Answer {
 pub enum Standing {
     /// Committed and applied (or remembered from before).
     Durable,
-    /// A query, which saw the state at `sequence`: valid once that is durable and the read barrier passed.
+    /// A query or a refusal, which saw the state at `sequence`: valid once that is durable and the read barrier passed.
     Read { sequence: u64, durable: watch::Receiver<Durable> },
     /// The timer or outcome means nothing to the entity; nothing was written.
     Stale,
@@ -55,6 +57,8 @@ pub enum Failure {
     Refused(Error),
     /// Nothing was done and the actor is being replaced: the request may be sent again.
     Reset,
+    /// Nothing was done: this node does not lead the shard any more.
+    Moved,
 }
 
 /// The mailbox type of every entity actor, whatever its kind.

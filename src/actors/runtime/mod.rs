@@ -5,21 +5,30 @@
 //! left to do is done by [`timers`] and [`outbox`]; what others want to know of it they read from its feed
 //! ([`feed`]). The [`supervisor`] of a shard restarts and parks its actors.
 //!
+//! A [`replica`] of every shard is here; where it is led, its [`shard::Shard`] is, for the term it is led in. What is
+//! asked of a shard that is led elsewhere goes there as a question ([`remote`]).
+//!
 //! Architecture invariant: nothing here knows a concrete entity, provider or log.
 
 pub mod advance;
+mod answer;
+pub mod audit;
 pub mod clock;
 pub mod directory;
+mod elsewhere;
 pub mod entity_actor;
 mod entropy;
 pub mod feed;
+pub mod follow;
 mod gauges;
 pub mod kinds;
 pub mod log;
 pub mod message;
 pub mod outbox;
 mod proposal;
+mod question;
 pub mod remote;
+pub mod replica;
 pub mod router;
 pub mod sealer;
 pub mod sealing;
@@ -33,21 +42,23 @@ mod tests;
 pub mod timers;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use entropy::entropy;
 pub use router::{Page, Router, Scope};
 
+use self::answer::Answering;
+use self::elsewhere::Way;
 use self::kinds::Kinds;
 use self::log::ShardLog;
-use self::outbox::Outbox;
+use self::replica::{Means, Replica};
 use self::sealer::Sealer;
-use self::shard::Shard;
-use self::timers::Timers;
-use crate::kernel::{Clock, ProviderKind, ShardId};
+use self::shard::Common;
+use crate::kernel::{Clock, ShardId};
 use crate::providers::Provider;
 
 /// Bounds and periods of the runtime.
@@ -118,71 +129,75 @@ pub struct RuntimeParts {
 pub struct Runtime {
     pub router: Router,
     pub clock: Arc<clock::NodeClock>,
-    outboxes: Vec<Arc<Outbox>>,
-    timers: Vec<Arc<Timers>>,
-    sealer: Arc<OnceLock<Arc<dyn Sealer>>>,
-    providers: BTreeMap<ProviderKind, Arc<dyn Provider>>,
+    means: Arc<Means>,
     advancing: tokio::sync::Mutex<()>,
     stopping: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Runtime {
-    /// Starts the shards. Timers and outboxes stand still until [`Runtime::go`].
+    /// Starts to follow the shards: those this node leads answer. Timers and outboxes stand still until
+    /// [`Runtime::go`].
     ///
     /// # Errors
     /// When a supervisor cannot be spawned.
     pub async fn start(parts: RuntimeParts) -> Result<Self, ractor::SpawnErr> {
-        let sealer = Arc::new(OnceLock::new());
-        let mut shards = BTreeMap::new();
+        let common = Common {
+            kinds: parts.kinds.clone(),
+            clock: Arc::clone(&parts.clock) as Arc<dyn Clock>,
+            options: parts.options.clone(),
+            sealer: Arc::new(OnceLock::new()),
+        };
+        let mut replicas = BTreeMap::new();
         for log in parts.logs {
-            let id = log.shard();
-            let clock = Arc::clone(&parts.clock) as Arc<dyn Clock>;
-            let kinds = parts.kinds.clone();
-            let shard = Shard::start(log, kinds, clock, parts.options.clone(), Arc::clone(&sealer)).await?;
-            shards.insert(id, Arc::new(shard));
+            let replica = Arc::new(Replica::new(log, common.clone()));
+            if let Some(term) = replica.leadership().leading {
+                replica.take_up(term).await?;
+            }
+            replicas.insert(replica.id(), replica);
         }
-        let router = Router::new(shards, parts.kinds, Arc::clone(&parts.clock) as Arc<dyn Clock>, parts.options);
-        let providers = parts.providers.into_iter().map(|provider| (provider.kind(), provider)).collect();
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let (outboxes, timers, advancing) = (Vec::new(), Vec::new(), tokio::sync::Mutex::new(()));
-        Ok(Self { router, clock: parts.clock, outboxes, timers, sealer, providers, advancing, stopping, tasks })
+        let way = Way::new(stopping.clone());
+        let router = Router::new(replicas, parts.kinds, Arc::clone(&parts.clock), parts.options, way);
+        let providers = parts.providers.into_iter().map(|provider| (provider.kind(), provider)).collect();
+        let (clock, consumers) = (Arc::clone(&parts.clock), Mutex::default());
+        let means = Arc::new(Means { common, clock, providers, consumers, going: watch::channel(false).0 });
+        for replica in router.replicas() {
+            tasks.spawn(Arc::clone(replica).run(router.clone(), Arc::clone(&means), stopping.clone()));
+        }
+        if let Some(meta) = router.replica(ShardId::META).filter(|_| parts.clock.mode() == clock::ClockMode::Virtual) {
+            let (stop, following) = (stopping.clone(), clock::follow(Arc::clone(&parts.clock), Arc::clone(meta)));
+            tasks.spawn(async move { stop.run_until_cancelled(following).await.unwrap_or_default() });
+        }
+        Ok(Self { router, clock: parts.clock, means, advancing: tokio::sync::Mutex::new(()), stopping, tasks })
     }
 
     /// Sets the sealer; once, before anything is delivered.
     pub fn set_sealer(&self, sealer: Arc<dyn Sealer>) {
-        let _ = self.sealer.set(sealer);
+        let _ = self.means.common.sealer.set(sealer);
     }
 
-    /// Starts timers and outboxes of every shard.
-    pub fn go(&mut self) {
-        for shard in self.router.shards() {
-            let outbox = Arc::new(Outbox::new(Arc::clone(shard), self.router.clone(), self.providers.clone()));
-            self.tasks.spawn(Arc::clone(&outbox).run(self.stopping.clone()));
-            self.outboxes.push(outbox);
-            let timers = Arc::new(Timers::new(Arc::clone(shard), Arc::clone(&self.clock)));
-            self.tasks.spawn(Arc::clone(&timers).run(self.stopping.clone()));
-            self.timers.push(timers);
-        }
+    /// Adds a feed consumer; before [`Runtime::go`].
+    pub fn follow(&self, consumer: Arc<dyn feed::FeedConsumer>) {
+        self.means.consumers.lock().unwrap_or_else(PoisonError::into_inner).push(consumer);
     }
 
-    /// Starts a feed consumer on every shard.
-    pub fn follow(&self, consumer: &Arc<dyn feed::FeedConsumer>) {
-        for shard in self.router.shards() {
-            self.tasks.spawn(feed::consume(Arc::clone(shard), Arc::clone(consumer), self.stopping.clone()));
-        }
+    /// Starts timers, outboxes and feed consumers of every shard this node leads, now and later.
+    pub fn go(&self) {
+        self.means.going.send_replace(true);
     }
 
-    /// The shards' ids, in order.
-    #[must_use]
-    pub fn shard_ids(&self) -> Vec<ShardId> {
-        self.router.shards().map(|shard| shard.parts.log.shard()).collect()
-    }
-
-    /// Whether nothing is due, being delivered or waiting to be delivered, apart from effects waiting for a retry.
+    /// Whether nothing is due, being delivered or waiting to be delivered on the shards this node leads, apart from
+    /// effects waiting for a retry.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.timers.iter().all(|timers| timers.is_quiet()) && self.outboxes.iter().all(|outbox| outbox.is_quiet())
+        self.router.replicas().filter_map(|replica| replica.led()).all(|led| led.is_quiet())
+    }
+
+    /// What answers the questions of other nodes.
+    #[must_use]
+    pub fn handler(&self) -> Arc<dyn remote::RemoteHandler> {
+        Arc::new(Answering { router: self.router.clone() })
     }
 
     /// A token that is cancelled when the runtime stops.
@@ -196,8 +211,5 @@ impl Runtime {
         self.stopping.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        for shard in self.router.shards() {
-            shard.stop();
-        }
     }
 }

@@ -112,7 +112,7 @@ impl Outbox {
         self.busy.load(Ordering::Acquire) == 0 && self.read_up_to.load(Ordering::Acquire) >= head
     }
 
-    /// Delivers until the runtime stops.
+    /// Delivers until this node stops leading the shard.
     pub async fn run(self: Arc<Self>, stopping: CancellationToken) {
         let mut applied = self.shard.parts.log.state().applied();
         let window = self.shard.parts.options.outbox_window;

@@ -75,7 +75,7 @@ impl<E: Entity> Turn<'_, E> {
             let _ = reply.send(result);
             drop(permit);
         });
-        if self.parts.log.propose_then(Op::Batch(Box::new(batch)), done).is_err() {
+        if self.parts.log.propose_then(self.parts.term, Op::Batch(Box::new(batch)), done).is_err() {
             return self.roll_back();
         }
         fail_point::reach("command.proposed");
@@ -230,7 +230,7 @@ impl Watcher {
         self.vitals.in_flight.fetch_sub(1, Ordering::Relaxed);
         if matches!(committed, Ok(OpOutcome::Applied)) {
             self.durable.send_modify(|durable| durable.sequence = durable.sequence.max(self.sequence));
-            return Ok(Answer { reply, standing: Standing::Durable });
+            return Ok(Answer { reply: Ok(reply), standing: Standing::Durable });
         }
         if let Err(error @ (LogError::Overloaded | LogError::TooLarge { .. })) = &committed {
             // Not accepted, which whoever proposed it knows.
@@ -241,20 +241,22 @@ impl Watcher {
         match committed {
             Ok(OpOutcome::Duplicate { reply }) => {
                 let reply = open(self.key.as_ref(), &self.id, &Place::Reply, reply).map_err(Failure::Refused)?;
-                Ok(Answer { reply, standing: Standing::Durable })
+                Ok(Answer { reply: Ok(reply), standing: Standing::Durable })
             }
             Ok(_) => Err(Failure::Reset),
+            Err(LogError::NotLeader { .. }) => Err(Failure::Moved),
             Err(error) => Err(Failure::Refused(refusal(&error))),
         }
     }
 }
 
-pub(super) fn refusal(error: &LogError) -> Error {
+fn refusal(error: &LogError) -> Error {
     match error {
         LogError::Overloaded => Error::overloaded("The shard's queue"),
         LogError::TooLarge { .. } => Error::new(ErrorCode::TooLarge, "The change is larger than the log takes."),
-        LogError::NotLeader { .. } | LogError::Stopped => {
-            Error::unavailable("The shard has no leader here; whether the command took effect is not known.")
+        LogError::NotLeader { .. } => Error::unavailable("The shard has no leader here; nothing was done."),
+        LogError::Deposed | LogError::Stopped => {
+            Error::unavailable("The shard lost its leader; whether the command took effect is not known.")
         }
     }
 }

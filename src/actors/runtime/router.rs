@@ -5,20 +5,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ring::digest::{Context as Digest, SHA256};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::RuntimeOptions;
+use super::answer::too_late;
+use super::audit;
+use super::clock::NodeClock;
+use super::elsewhere::Way;
 use super::kinds::Kinds;
+use super::log::ShardReport;
 use super::message::Work;
-use super::sealing::{Place, open};
-use super::shard::{Delivered, Shard};
-use crate::kernel::{
-    AuditRecord, Clock, DedupeKey, Entity, EntityId, Error, ErrorCode, Op, Origin, ShardId, Timestamp, codec,
-};
-use crate::storage::state::ShardState;
+use super::question::{Answer, Question};
+use super::remote::Remote;
+use super::replica::Replica;
+use super::shard::{Delivered, Shard, Undelivered};
+use crate::kernel::{AuditRecord, Clock, DedupeKey, Entity, EntityId, Error, Origin, ShardId, Timestamp, codec};
+
+/// How long an operator waits to hear of a shard.
+const REPORT: Duration = Duration::from_secs(2);
 
 /// A part of an ordered listing.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
     /// Only keys beyond this one (below it when `reverse`).
     pub after: Option<Vec<u8>>,
@@ -38,24 +47,37 @@ pub enum Scope {
 /// Keys and values of a listing, in order.
 pub type Entries = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// Sends commands to entities and reads their listings. Cheap to clone.
+/// Sends commands to entities and reads their listings, wherever they live. Cheap to clone.
 #[derive(Clone)]
 pub struct Router {
-    shards: Arc<BTreeMap<ShardId, Arc<Shard>>>,
+    replicas: Arc<BTreeMap<ShardId, Arc<Replica>>>,
     kinds: Kinds,
-    clock: Arc<dyn Clock>,
+    clock: Arc<NodeClock>,
     options: Arc<RuntimeOptions>,
+    way: Arc<Way>,
 }
 
 impl Router {
+    /// Every shard has a replica here, if only one that nobody replicates to.
     #[must_use]
-    pub fn new(
-        shards: BTreeMap<ShardId, Arc<Shard>>,
+    pub(super) fn new(
+        replicas: BTreeMap<ShardId, Arc<Replica>>,
         kinds: Kinds,
-        clock: Arc<dyn Clock>,
+        clock: Arc<NodeClock>,
         options: RuntimeOptions,
+        way: Way,
     ) -> Self {
-        Self { shards: Arc::new(shards), kinds, clock, options: Arc::new(options) }
+        Self { replicas: Arc::new(replicas), kinds, clock, options: Arc::new(options), way: Arc::new(way) }
+    }
+
+    /// Connects this node to the others. Later calls change nothing.
+    pub fn connect(&self, node: u64, remote: Arc<dyn Remote>) {
+        self.way.connect(node, remote);
+    }
+
+    /// The nodes that may be asked where a shard is that this node has no replica of.
+    pub fn set_peers(&self, peers: Vec<u64>) {
+        self.way.set_peers(peers);
     }
 
     /// Sends a command and waits for its reply, which is durable (or, for a query, linearizable).
@@ -106,18 +128,44 @@ impl Router {
         origin: &Origin,
         dedupe: Option<&DedupeKey>,
     ) -> Result<Delivered, Error> {
-        let shard = self.shard(self.kinds.shard_of(id))?;
+        let shard = self.kinds.shard_of(id);
         let started = tokio::time::Instant::now();
-        let deadline = Duration::from_millis(self.options.deadline_ms);
+        let until = started + Duration::from_millis(self.options.deadline_ms);
         let span = tracing::debug_span!("deliver", entity = %id, request_id = %origin.request_id, traceparent = origin.traceparent);
-        let delivered = tokio::time::timeout(deadline, shard.deliver(id, work, origin, dedupe)).instrument(span).await;
-        let result = delivered.unwrap_or_else(|_| {
-            let detail = "The deadline passed; whether the command took effect is not known.";
-            Err(Error::new(ErrorCode::DeadlineExceeded, detail).retry_after(1))
-        });
+        let result = self.deliver_by(until, shard, id, work, origin, dedupe).instrument(span).await;
         let outcome = result.as_ref().map_or_else(|error| error.code.as_str(), |_| "ok");
         self.kinds.count(id.kind(), outcome, started.elapsed());
         result
+    }
+
+    async fn deliver_by(
+        &self,
+        until: Instant,
+        shard: ShardId,
+        id: &EntityId,
+        work: &Work,
+        origin: &Origin,
+        dedupe: Option<&DedupeKey>,
+    ) -> Result<Delivered, Error> {
+        if let Some(here) = self.replica(shard).and_then(|replica| replica.shard()) {
+            match tokio::time::timeout_at(until, here.deliver(id, work, origin, dedupe)).await {
+                Ok(Ok(delivered)) => return Ok(delivered),
+                Ok(Err(Undelivered::Refused(error))) => return Err(error),
+                Ok(Err(Undelivered::Moved)) => {}
+                Err(_) => return Err(too_late()),
+            }
+        }
+        let (id, work, origin) = (id.clone(), work.clone(), origin.clone());
+        let question = Question::Deliver { id, work, origin, dedupe: dedupe.cloned() };
+        match self.settle(shard, &question, until).await? {
+            Answer::Delivered(delivered) => Ok(delivered),
+            _ => Err(Error::internal()),
+        }
+    }
+
+    /// Asks whoever leads the shard, within the deadline.
+    async fn question(&self, shard: ShardId, question: &Question) -> Result<Answer, Error> {
+        self.settle(shard, question, Instant::now() + Duration::from_millis(self.options.deadline_ms)).await
     }
 
     /// Rows of an entity, opened. Linearizable.
@@ -125,24 +173,11 @@ impl Router {
     /// # Errors
     /// `gone` when the person they belong to was erased; `unavailable` without a leader.
     pub async fn rows(&self, id: &EntityId, table: &str, page: Page) -> Result<Entries, Error> {
-        let shard = self.shard(self.kinds.shard_of(id))?;
-        shard.barrier().await?;
-        let state = shard.parts.log.state();
-        let Some(stored) = state.entity(id).map_err(|error| unreadable(&error))? else { return Ok(Vec::new()) };
-        let rows = state.rows(id, table, page.after.as_deref(), page.limit, page.reverse);
-        let rows = rows.map_err(|error| unreadable(&error))?;
-        let key = match &stored.subject {
-            Some(subject) => {
-                let gone = || Error::new(ErrorCode::Gone, "The person this belonged to was erased.");
-                Some(shard.parts.sealer().key(subject, false).await?.ok_or_else(gone)?)
-            }
-            None => None,
-        };
-        let opened = rows.into_iter().map(|(row, value)| {
-            let place = Place::Row { table, key: &row };
-            open(key.as_ref(), id, &place, value).map(|value| (row.clone(), value))
-        });
-        opened.collect()
+        let question = Question::Rows { id: id.clone(), table: table.to_owned(), page };
+        match self.question(self.kinds.shard_of(id), &question).await? {
+            Answer::Entries(rows) => Ok(rows),
+            _ => Err(Error::internal()),
+        }
     }
 
     /// Keys under `prefix` of an index, merged over the shards of the scope. Linearizable per shard.
@@ -150,19 +185,20 @@ impl Router {
     /// # Errors
     /// `unavailable` when a shard has no leader.
     pub async fn scan(&self, scope: Scope, index: &str, prefix: &[u8], page: Page) -> Result<Entries, Error> {
-        let shards: Vec<&Arc<Shard>> = match scope {
-            Scope::ShardOf(id) => vec![self.shard(self.kinds.shard_of(&id))?],
-            Scope::All => self.shards.values().collect(),
+        let shards: Vec<ShardId> = match scope {
+            Scope::ShardOf(id) => vec![self.kinds.shard_of(&id)],
+            Scope::All => self.shard_ids().collect(),
         };
+        let (limit, reverse) = (page.limit, page.reverse);
+        let question = Question::Scan { index: index.to_owned(), prefix: prefix.to_vec(), page };
+        let parts = shards.into_iter().map(|shard| self.question(shard, &question));
         let mut found = Entries::new();
-        for shard in shards {
-            shard.barrier().await?;
-            let after = page.after.as_deref();
-            let part = shard.parts.log.state().index_scan(index, prefix, after, page.limit, page.reverse);
-            found.extend(part.map_err(|error| unreadable(&error))?);
+        for part in futures::future::try_join_all(parts).await? {
+            let Answer::Entries(part) = part else { return Err(Error::internal()) };
+            found.extend(part);
         }
-        found.sort_by(|a, b| if page.reverse { b.0.cmp(&a.0) } else { a.0.cmp(&b.0) });
-        found.truncate(page.limit);
+        found.sort_by(|a, b| if reverse { b.0.cmp(&a.0) } else { a.0.cmp(&b.0) });
+        found.truncate(limit);
         Ok(found)
     }
 
@@ -171,20 +207,57 @@ impl Router {
     /// # Errors
     /// `overloaded` or `unavailable`; then they were not acknowledged.
     pub async fn audit(&self, near: &EntityId, records: Vec<AuditRecord>) -> Result<(), Error> {
-        let shard = self.shard(self.kinds.shard_of(near))?;
-        let unavailable = |_| Error::unavailable("The audit log cannot be written now.");
-        let written =
-            shard.parts.log.propose(Op::Audit(records)).map_err(|_| Error::overloaded("The shard's queue"))?;
-        written.await.map_err(unavailable)?.map_err(|_| Error::unavailable("The audit log cannot be written now."))?;
-        Ok(())
+        self.question(self.kinds.shard_of(near), &Question::Audit(records)).await.map(|_| ())
     }
 
-    /// The applied state of a shard, for services that read logs and feeds.
+    /// Asks one shard's audit log. Linearizable.
     ///
     /// # Errors
-    /// `not_found` when there is no such shard here.
-    pub fn state(&self, shard: ShardId) -> Result<Arc<ShardState>, Error> {
-        Ok(Arc::clone(self.shard(shard)?.parts.log.state()))
+    /// `not_found` for a shard that does not exist, `unavailable`, or the refusal of [`audit::answer`].
+    pub async fn read_audit(&self, shard: ShardId, query: &audit::Query) -> Result<audit::Answer, Error> {
+        match self.question(shard, &Question::ReadAudit(query.clone())).await? {
+            Answer::Audit(answer) => Ok(answer),
+            _ => Err(Error::internal()),
+        }
+    }
+
+    /// Whose key seals a stored entity. Outer `None`: there is no such entity.
+    ///
+    /// # Errors
+    /// `unavailable` without a leader.
+    pub async fn stored_subject(&self, id: &EntityId) -> Result<Option<Option<String>>, Error> {
+        match self.question(self.kinds.shard_of(id), &Question::Subject(id.clone())).await? {
+            Answer::Subject(subject) => Ok(subject),
+            _ => Err(Error::internal()),
+        }
+    }
+
+    /// How a shard stands, as its leader knows it.
+    ///
+    /// # Errors
+    /// `unavailable` without a leader.
+    pub async fn report(&self, shard: ShardId) -> Result<ShardReport, Error> {
+        let until = Instant::now() + REPORT;
+        match self.settle(shard, &Question::Report, until).await? {
+            Answer::Report(report) => Ok(report),
+            _ => Err(Error::internal()),
+        }
+    }
+
+    /// The earliest due time of a shard's timers after now and up to `upto`.
+    pub(super) async fn next_due(&self, shard: ShardId, upto: Timestamp) -> Result<Option<Timestamp>, Error> {
+        match self.question(shard, &Question::NextDue(upto)).await? {
+            Answer::Due(due) => Ok(due),
+            _ => Err(Error::internal()),
+        }
+    }
+
+    /// Whether a shard is at rest at `now`, and how far it is.
+    pub(super) async fn at_rest(&self, shard: ShardId, now: Timestamp) -> Result<(bool, u64), Error> {
+        match self.question(shard, &Question::Rest(now)).await? {
+            Answer::Rest { quiet, applied } => Ok((quiet, applied)),
+            _ => Err(Error::internal()),
+        }
     }
 
     /// Where an entity lives.
@@ -193,9 +266,25 @@ impl Router {
         self.kinds.shard_of(id)
     }
 
-    /// The shards of this node, in order.
-    pub fn shards(&self) -> impl Iterator<Item = &Arc<Shard>> {
-        self.shards.values()
+    /// Every shard of the cluster, in order.
+    pub fn shard_ids(&self) -> impl Iterator<Item = ShardId> + '_ {
+        self.replicas.keys().copied()
+    }
+
+    /// This node's replicas, in order; some may have no members.
+    pub fn replicas(&self) -> impl Iterator<Item = &Arc<Replica>> {
+        self.replicas.values()
+    }
+
+    #[must_use]
+    pub fn replica(&self, shard: ShardId) -> Option<&Arc<Replica>> {
+        self.replicas.get(&shard)
+    }
+
+    /// The shards that this node leads now, in order.
+    #[must_use]
+    pub fn led(&self) -> Vec<Arc<Shard>> {
+        self.replicas().filter_map(|replica| replica.shard()).collect()
     }
 
     /// The names of the entity kinds.
@@ -209,14 +298,11 @@ impl Router {
         self.clock.now()
     }
 
-    /// # Errors
-    /// `not_found` when there is no such shard here.
-    pub fn shard(&self, id: ShardId) -> Result<&Arc<Shard>, Error> {
-        self.shards.get(&id).ok_or_else(|| Error::not_found("shard"))
+    pub(super) fn clock(&self) -> &NodeClock {
+        &self.clock
     }
-}
 
-fn unreadable(error: &crate::storage::state::StateError) -> Error {
-    tracing::error!(%error, "the state store cannot be read");
-    Error::internal()
+    pub(super) fn way(&self) -> &Way {
+        &self.way
+    }
 }

@@ -1,9 +1,11 @@
-//! One shard on the node that leads it: admission, activation and delivery of requests to its entities.
+//! One shard on the node that leads it, for the term it leads: admission, activation and delivery of requests to its
+//! entities. What is decided here is proposed for this term and commits in no other; whoever leads next starts anew.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use ractor::{Actor, ActorRef};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
@@ -14,14 +16,25 @@ use super::log::{LogError, ShardLog};
 use super::message::{Answer, EntityMessage, Failure, Request, Standing, Work};
 use super::sealer::Sealer;
 use super::supervisor::{CrashReport, Supervisor, SupervisorMessage};
-use crate::kernel::{Clock, DedupeKey, EntityId, Error, Origin, Principal};
+use crate::kernel::{Clock, DedupeKey, EntityId, Error, Op, OpOutcome, Origin, Principal};
 
 /// Times a request is sent again after an actor was replaced under it, before the caller hears `unavailable`.
 const RESENDS: usize = 4;
 
+/// What all shards of a node share.
+#[derive(Clone)]
+pub struct Common {
+    pub kinds: Kinds,
+    pub clock: Arc<dyn Clock>,
+    pub options: RuntimeOptions,
+    pub sealer: Arc<OnceLock<Arc<dyn Sealer>>>,
+}
+
 /// What the actors of a shard share. All of it immutable or internally synchronized.
 pub struct ShardParts {
     pub log: Arc<dyn ShardLog>,
+    /// The term in which this node leads the shard.
+    pub term: u64,
     pub kinds: Kinds,
     pub clock: Arc<dyn Clock>,
     pub options: RuntimeOptions,
@@ -44,6 +57,14 @@ impl ShardParts {
     pub fn sealer(&self) -> &dyn Sealer {
         self.sealer.get().expect("the sealer is set before the first delivery").as_ref()
     }
+
+    /// Queues an operation for the log, to commit in this term or never.
+    ///
+    /// # Errors
+    /// As [`ShardLog::propose`].
+    pub fn propose(&self, op: Op) -> Result<oneshot::Receiver<Result<OpOutcome, LogError>>, LogError> {
+        self.log.propose(self.term, op)
+    }
 }
 
 /// The shard, as the router sees it.
@@ -55,27 +76,49 @@ pub struct Shard {
 }
 
 /// What an entity answered, once it is safe to look at it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Delivered {
     Reply(Vec<u8>),
     /// The timer or outcome meant nothing to the entity.
     Stale,
 }
 
+/// Why something asked of a shard was not answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Undelivered {
+    /// The caller is to hear this.
+    Refused(Error),
+    /// Nothing was done: this node does not lead the shard any more.
+    Moved,
+}
+
+impl From<Error> for Undelivered {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// For those who can only try again later.
+impl From<Undelivered> for Error {
+    fn from(undelivered: Undelivered) -> Self {
+        match undelivered {
+            Undelivered::Refused(error) => error,
+            Undelivered::Moved => Self::unavailable("The shard has no leader here; nothing was done."),
+        }
+    }
+}
+
 impl Shard {
-    /// Starts the shard's supervisor on a log this node leads.
+    /// Starts the shard's supervisor on a log this node leads in `term`.
     ///
     /// # Errors
     /// When the supervisor actor cannot be spawned.
-    pub async fn start(
-        log: Arc<dyn ShardLog>,
-        kinds: Kinds,
-        clock: Arc<dyn Clock>,
-        options: RuntimeOptions,
-        sealer: Arc<OnceLock<Arc<dyn Sealer>>>,
-    ) -> Result<Self, ractor::SpawnErr> {
+    pub async fn start(log: Arc<dyn ShardLog>, term: u64, common: &Common) -> Result<Self, ractor::SpawnErr> {
+        let Common { kinds, clock, options, sealer } = common.clone();
         let (outside, inside) = (options.in_flight_outside, options.in_flight_inside);
         let directory = Directory::default();
-        let parts = Arc::new(ShardParts { log, kinds, clock, options, directory, sealer, started: Instant::now() });
+        let started = Instant::now();
+        let parts = Arc::new(ShardParts { log, term, kinds, clock, options, directory, sealer, started });
         let (supervisor, _) = Supervisor::spawn(None, Supervisor, Arc::clone(&parts)).await?;
         supervisor.send_interval(std::time::Duration::from_secs(1), || SupervisorMessage::Sweep);
         let (outside, inside) = (Arc::new(Semaphore::new(outside)), Arc::new(Semaphore::new(inside)));
@@ -85,19 +128,20 @@ impl Shard {
     /// Delivers work to an entity and waits until its answer is durable (or, for a query, linearizable).
     ///
     /// # Errors
-    /// The entity's refusal; `overloaded` when a bound is reached; `unavailable` when no leader is here.
+    /// The entity's refusal; `overloaded` when a bound is reached; [`Undelivered::Moved`] when nothing was done because
+    /// this node does not lead any more.
     pub async fn deliver(
         &self,
         id: &EntityId,
         work: &Work,
         origin: &Origin,
         dedupe: Option<&DedupeKey>,
-    ) -> Result<Delivered, Error> {
+    ) -> Result<Delivered, Undelivered> {
         for _ in 0..RESENDS {
             let permit = self.admit(origin)?;
             let handle = self.activate(id).await?;
             if handle.vitals.depth.load(Ordering::Relaxed) >= self.parts.options.mailbox {
-                return Err(Error::overloaded("The object's mailbox"));
+                return Err(Error::overloaded("The object's mailbox").into());
             }
             let (reply, answered) = oneshot::channel();
             let request =
@@ -114,18 +158,19 @@ impl Shard {
                         return Ok(delivered);
                     }
                 }
-                Ok(Err(Failure::Refused(error))) => return Err(error),
+                Ok(Err(Failure::Refused(error))) => return Err(error.into()),
+                Ok(Err(Failure::Moved)) => return Err(Undelivered::Moved),
                 // Nothing was proposed: the actor stopped before it came to this request, or lost its place.
                 Ok(Err(Failure::Reset)) | Err(_) => self.parts.directory.remove(id, handle.actor.get_id()),
             }
         }
-        Err(Error::unavailable("The object keeps restarting; nothing was done."))
+        Err(Error::unavailable("The object keeps restarting; nothing was done.").into())
     }
 
     /// Waits for what the answer stands on. `None`: it fell, ask again.
-    async fn settle(&self, answer: Answer) -> Result<Option<Delivered>, Error> {
+    async fn settle(&self, answer: Answer) -> Result<Option<Delivered>, Undelivered> {
         let (sequence, mut durable) = match answer.standing {
-            Standing::Durable => return Ok(Some(Delivered::Reply(answer.reply))),
+            Standing::Durable => return Ok(Some(Delivered::Reply(answer.reply?))),
             Standing::Stale => return Ok(Some(Delivered::Stale)),
             Standing::Read { sequence, durable } => (sequence, durable),
         };
@@ -136,20 +181,16 @@ impl Shard {
             return Ok(None);
         }
         self.barrier().await?;
-        Ok(Some(Delivered::Reply(answer.reply)))
+        Ok(Some(Delivered::Reply(answer.reply?)))
     }
 
     /// Returns once reads here are linearizable.
     ///
     /// # Errors
-    /// `unavailable` when this node cannot prove that it leads the shard.
-    pub async fn barrier(&self) -> Result<(), Error> {
-        self.parts.log.read_barrier().await.map_err(|error| match error {
-            LogError::Overloaded => Error::overloaded("The shard's queue"),
-            LogError::NotLeader { .. } | LogError::TooLarge { .. } | LogError::Stopped => {
-                Error::unavailable("The shard has no leader here.")
-            }
-        })
+    /// [`Undelivered::Moved`] when this node cannot prove that it leads the shard in this term.
+    pub async fn barrier(&self) -> Result<(), Undelivered> {
+        let passed = self.parts.log.read_barrier(self.parts.term).await;
+        passed.map_err(|_| Undelivered::Moved)
     }
 
     fn admit(&self, origin: &Origin) -> Result<OwnedSemaphorePermit, Error> {
@@ -160,14 +201,14 @@ impl Shard {
         })
     }
 
-    async fn activate(&self, id: &EntityId) -> Result<Handle, Error> {
+    async fn activate(&self, id: &EntityId) -> Result<Handle, Undelivered> {
         if let Some(handle) = self.parts.directory.get(id) {
             return Ok(handle);
         }
         let (reply, activated) = oneshot::channel();
-        let stopped = || Error::unavailable("The shard is stopping.");
-        self.supervisor.cast(SupervisorMessage::Activate(id.clone(), reply)).map_err(|_| stopped())?;
-        activated.await.map_err(|_| stopped())?
+        let activate = SupervisorMessage::Activate(id.clone(), reply);
+        self.supervisor.cast(activate).map_err(|_| Undelivered::Moved)?;
+        Ok(activated.await.map_err(|_| Undelivered::Moved)??)
     }
 
     /// The entities that crashed lately.
@@ -197,6 +238,6 @@ impl Shard {
 
     /// Stops the supervisor and with it every actor of the shard.
     pub fn stop(&self) {
-        self.supervisor.stop(Some("the node is stopping".to_owned()));
+        self.supervisor.stop(Some("this node does not lead the shard any more".to_owned()));
     }
 }

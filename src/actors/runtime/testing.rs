@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use super::log::{Completion, LogError, LogStatus, Replica, ShardLog};
+use super::log::{Completion, Leadership, LogError, LogStatus, Replica, ShardLog};
 use super::sealer::Sealer;
 use crate::kernel::{Context, Decision, Entity, EntityId, Error, Op, Origin, ShardId, Timestamp, codec};
 use crate::storage::seal::DataKey;
@@ -57,15 +57,17 @@ impl<E: Entity> Given<E> {
     }
 }
 
-/// A shard's log in memory: operations apply in order, one task hop after they were proposed.
+/// A shard's log in memory: operations apply in order, one task hop after they were proposed. It leads in term 1 until
+/// told otherwise; logs over one state are the replicas of a shard that is never behind.
 pub struct MemoryLog {
     state: Arc<ShardState>,
     queue: mpsc::Sender<Proposed>,
+    leadership: watch::Sender<Leadership>,
 }
 
 static APPLYING: Mutex<()> = Mutex::new(());
 
-type Proposed = (Op, Completion);
+type Proposed = (u64, Op, Completion);
 
 impl MemoryLog {
     /// Must be called within a runtime.
@@ -77,16 +79,28 @@ impl MemoryLog {
     pub fn over(state: Arc<ShardState>) -> Arc<Self> {
         let (queue, mut proposed) = mpsc::channel::<Proposed>(1024);
         let applying = Arc::clone(&state);
+        let leads = Leadership { leading: Some(1), leader: Some(1), replica: true };
+        let (leadership, leads) = watch::channel(leads);
         tokio::spawn(async move {
-            while let Some((op, done)) = proposed.recv().await {
+            while let Some((term, op, done)) = proposed.recv().await {
                 // What an earlier log over the same state still had queued may apply in between.
                 let _turn = APPLYING.lock().expect("not poisoned");
+                let now = *leads.borrow();
+                if now.leading != Some(term) {
+                    done.complete(Err(LogError::NotLeader { leader: now.leader }));
+                    continue;
+                }
                 let index = applying.applied().borrow().applied_index + 1;
                 let outcomes = applying.apply(index, std::slice::from_ref(&op)).expect("memory does not fail");
                 done.complete(Ok(outcomes[0].clone()));
             }
         });
-        Arc::new(Self { state, queue })
+        Arc::new(Self { state, queue, leadership })
+    }
+
+    /// Another leads, or this one in that term.
+    pub fn lead(&self, leading: Option<u64>, leader: Option<u64>) {
+        self.leadership.send_replace(Leadership { leading, leader, replica: true });
     }
 }
 
@@ -96,12 +110,17 @@ impl ShardLog for MemoryLog {
         self.state.shard()
     }
 
-    fn propose_then(&self, op: Op, done: Completion) -> Result<(), LogError> {
-        self.queue.try_send((op, done)).map_err(|refused| refused.into_inner().1.refuse(LogError::Overloaded))
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.subscribe()
     }
 
-    async fn read_barrier(&self) -> Result<(), LogError> {
-        Ok(())
+    fn propose_then(&self, term: u64, op: Op, done: Completion) -> Result<(), LogError> {
+        self.queue.try_send((term, op, done)).map_err(|refused| refused.into_inner().2.refuse(LogError::Overloaded))
+    }
+
+    async fn read_barrier(&self, term: u64) -> Result<(), LogError> {
+        let now = *self.leadership.borrow();
+        if now.leading == Some(term) { Ok(()) } else { Err(LogError::NotLeader { leader: now.leader }) }
     }
 
     fn state(&self) -> &Arc<ShardState> {
@@ -111,7 +130,7 @@ impl ShardLog for MemoryLog {
     fn status(&self) -> LogStatus {
         let applied = self.state.applied().borrow().applied_index;
         let replicas = vec![Replica { node: 1, voter: true, matched: Some(applied) }];
-        LogStatus { leader: Some(1), term: 1, applied, queued: 0, replicas }
+        LogStatus { leader: self.leadership.borrow().leader, term: 1, applied, queued: 0, replicas }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The runtime on logs in memory, with one entity kind that does everything an entity can do.
 
 mod feed;
+mod leadership;
 mod passivation;
 mod stuck;
 
@@ -13,6 +14,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::clock::{NodeClock, VirtualClock};
+use super::feed::FeedConsumer;
 use super::kinds::{Kind, Kinds};
 use super::log::ShardLog;
 use super::testing::{MemoryKeys, MemoryLog};
@@ -145,6 +147,7 @@ struct World {
     runtime: Runtime,
     keys: Arc<MemoryKeys>,
     states: Vec<Arc<ShardState>>,
+    logs: Vec<Arc<MemoryLog>>,
 }
 
 impl World {
@@ -158,17 +161,28 @@ impl World {
     }
 
     async fn over_any(states: Vec<Arc<ShardState>>, provider: Arc<dyn Provider>, options: RuntimeOptions) -> Self {
-        let logs: Vec<Arc<dyn ShardLog>> =
-            states.iter().map(|state| MemoryLog::over(Arc::clone(state)) as Arc<dyn ShardLog>).collect();
+        let logs = states.iter().map(|state| MemoryLog::over(Arc::clone(state))).collect();
+        Self::on(logs, provider, options, None).await
+    }
+
+    async fn on(
+        memory: Vec<Arc<MemoryLog>>,
+        provider: Arc<dyn Provider>,
+        options: RuntimeOptions,
+        consumer: Option<Arc<dyn FeedConsumer>>,
+    ) -> Self {
+        let states = memory.iter().map(|log| Arc::clone(log.state())).collect();
+        let logs = memory.iter().map(|log| Arc::clone(log) as Arc<dyn ShardLog>).collect();
         let kinds = Kinds::new(&[Kind::of::<Tally>(), Kind::of::<VirtualClock>()], 2);
         let clock = Arc::new(NodeClock::virtual_at(Timestamp::from_millis(1_000_000)));
         let providers: Vec<Arc<dyn Provider>> = vec![provider];
         let parts = RuntimeParts { logs, kinds, clock, providers, options };
-        let mut runtime = Runtime::start(parts).await.expect("starts");
+        let runtime = Runtime::start(parts).await.expect("starts");
         let keys = Arc::new(MemoryKeys::default());
         runtime.set_sealer(Arc::clone(&keys) as Arc<dyn super::sealer::Sealer>);
+        consumer.into_iter().for_each(|consumer| runtime.follow(consumer));
         runtime.go();
-        Self { runtime, keys, states }
+        Self { runtime, keys, states, logs: memory }
     }
 
     async fn ask(&self, key: &str, command: Command) -> Result<(i64, Vec<String>), Error> {
@@ -283,12 +297,12 @@ async fn an_attempt_found_begun_after_a_crash_stays_unknown_without_a_second_cal
     let quiet = quiet.await.expect("starts");
     quiet.set_sealer(Arc::new(MemoryKeys::default()));
     quiet.router.ask::<Tally>(&entity, Command::Call("hi".to_owned()), &user(None)).await.expect("is accepted");
-    let state = quiet.router.state(shard).expect("is here");
+    let state = quiet.router.replica(shard).expect("is here").state();
     let number = state.outbox(0, 1).expect("reads")[0].number;
     let begun = crate::kernel::OutboxState::Sending { attempts: 0, since: Timestamp::ZERO };
     let change = vec![crate::kernel::OutboxChange::Set { number, state: begun }];
-    let log = &quiet.router.shard(shard).expect("is here").parts.log;
-    log.propose(crate::kernel::Op::Outbox(change)).expect("is queued").await.expect("runs").expect("commits");
+    let log = &quiet.router.replica(shard).expect("is here").log;
+    log.propose(1, crate::kernel::Op::Outbox(change)).expect("is queued").await.expect("runs").expect("commits");
     quiet.stop().await;
     let provider = Arc::new(Scripted::default());
     let world = World::over(states, Arc::clone(&provider), options).await;
@@ -368,7 +382,9 @@ async fn simulate(seed: u64) {
     }
     let world = World::over_any(states, provider.clone(), options).await;
     let rest = async {
-        while !(world.runtime.is_quiet() && world.states.iter().all(|s| s.outbox(0, 1).expect("reads").is_empty())) {
+        while !(world.runtime.router.replicas().all(|here| here.led().is_some_and(|led| led.is_quiet()))
+            && world.states.iter().all(|s| s.outbox(0, 1).expect("reads").is_empty()))
+        {
             tokio::task::yield_now().await;
         }
     };
@@ -439,7 +455,8 @@ async fn a_poison_command_parks_its_entity_and_its_neighbours_go_on() {
     assert_eq!(codes.get("internal"), Some(&3), "one internal error for each crash: {codes:?}");
     assert_eq!(world.ask("neighbour", Command::Add(1)).await.expect("goes on").0, 1);
     let id = EntityId::new("tally", "poison");
-    let shard = world.runtime.router.shard(world.runtime.router.shard_of(&id)).expect("is here");
+    let replica = world.runtime.router.replica(world.runtime.router.shard_of(&id)).expect("is here");
+    let shard = replica.shard().expect("is led here");
     let reports = shard.crashes().await;
     assert!(reports[0].parked && reports[0].reason.contains("as told"), "{reports:?}");
     assert!(shard.unpark(&id).await);
@@ -454,7 +471,7 @@ async fn personal_data_is_sealed_on_disk_and_gone_with_its_key() {
         world.ask("secret-1", Command::Note("ada@example.org".to_owned())).await.expect("is accepted");
     }
     let shard = world.runtime.router.shard_of(&id);
-    let state = world.runtime.router.state(shard).expect("is here");
+    let state = world.runtime.router.replica(shard).expect("is here").state();
     let stored = format!("{:?}", state.entity(&id).expect("reads"));
     let rows = format!(
         "{:?}",
@@ -471,18 +488,4 @@ async fn personal_data_is_sealed_on_disk_and_gone_with_its_key() {
     again.keys.erase("usr_ada");
     assert_eq!(again.ask("secret-1", Command::Get).await.expect_err("is gone").code, ErrorCode::Gone);
     assert_eq!(again.runtime.router.rows(&id, "notes", page()).await.expect_err("is gone").code, ErrorCode::Gone);
-}
-
-#[tokio::test]
-async fn beyond_its_window_a_shard_refuses_and_forgets_nothing() {
-    let states = (0..3).map(|shard| MemoryLog::start(ShardId(shard)).state().clone()).collect();
-    let options = RuntimeOptions { in_flight_outside: 4, ..RuntimeOptions::default() };
-    let world = World::over(states, Arc::default(), options).await;
-    let asks = (0..200).map(|_| world.ask("a", Command::Add(1)));
-    let replies = futures::future::join_all(asks).await;
-    let accepted = replies.iter().filter(|reply| reply.is_ok()).count();
-    let refused = replies.iter().filter(|reply| matches!(reply, Err(error) if error.code == ErrorCode::Overloaded));
-    assert_eq!(refused.count() + accepted, 200);
-    assert!(accepted < 200, "the window is smaller than the burst");
-    assert_eq!(world.ask("a", Command::Get).await.expect("answers").0, i64::try_from(accepted).expect("small"));
 }

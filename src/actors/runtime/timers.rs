@@ -57,7 +57,7 @@ impl Timers {
         due.is_ok_and(|due| due.len() <= put_off)
     }
 
-    /// Fires timers until the runtime stops.
+    /// Fires timers until this node stops leading the shard.
     pub async fn run(self: Arc<Self>, stopping: CancellationToken) {
         let mut applied = self.shard.parts.log.state().applied();
         let mut clock = self.clock.changes();
@@ -139,7 +139,7 @@ impl Timers {
         fail_point::reach("timer.due");
         let delivered = self.shard.deliver(entity, &work, &origin, None).await;
         fail_point::reach("timer.fired");
-        match delivered {
+        match delivered.map_err(Error::from) {
             Ok(Delivered::Reply(_)) => false,
             Ok(Delivered::Stale) => self.drop_timer(timer).await,
             Err(error) if error.code.may_retry() => {
@@ -155,7 +155,7 @@ impl Timers {
 
     async fn drop_timer(&self, timer: &TimerEntry) -> bool {
         let (entity, name, due) = (timer.entity.clone(), timer.name.clone(), timer.due);
-        let Ok(done) = self.shard.parts.log.propose(Op::DropTimer { entity, name, due }) else { return true };
+        let Ok(done) = self.shard.parts.propose(Op::DropTimer { entity, name, due }) else { return true };
         !matches!(done.await, Ok(Ok(_)))
     }
 

@@ -94,6 +94,14 @@ pub fn form(data_dir: &Path, node: u64, shards: u16) -> Result<Formation, Format
     Ok(formation)
 }
 
+/// The number of data shards of the cluster that this directory joined; `None` when it founded one, or is new.
+///
+/// # Errors
+/// [`FormationError`] when it cannot be read.
+pub fn joined_shards(data_dir: &Path) -> Result<Option<u16>, FormationError> {
+    Ok(read(data_dir)?.filter(|stored| stored.joined).map(|stored| stored.shards))
+}
+
 /// Makes a data directory part of a cluster, durably.
 ///
 /// # Errors

@@ -6,15 +6,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::type_config::alias::WatchReceiverOf;
-use openraft::{BasicNode, Config, RaftMetrics, ReadPolicy};
+use openraft::{BasicNode, Config, RaftMetrics};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::leadership;
 use super::network::Network;
 use super::proposer::{Queue, Raft};
 use super::{GroupSettings, RaftGroupError};
-use crate::actors::runtime::log::{Completion, LogError, LogStatus, Replica, ShardLog};
+use crate::actors::runtime::log::{Completion, Leadership, LogError, LogStatus, Replica, ShardLog};
 use crate::kernel::{Op, ShardId, fail_point};
 use crate::storage::state::{ShardMachine, ShardState};
 use crate::storage::types::TypeConfig;
@@ -30,12 +33,16 @@ pub struct ShardGroup {
     metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
     machine: ShardMachine,
     queue: Queue,
+    leadership: watch::Receiver<Leadership>,
+    /// A member that was not heard for this long does not answer.
+    silence: Duration,
     stop: CancellationToken,
-    proposer: std::sync::Mutex<Option<JoinHandle<()>>>,
+    tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl ShardGroup {
-    /// Starts the group, forms it when it is new, and returns once this node leads it and has applied its log.
+    /// Starts the group. A new one is formed with this node as its only voter by the founder; else it waits until a leader
+    /// takes it in. The only voter of a group leads it when this returns; who is one of many may not know a leader yet.
     pub(super) async fn start(
         settings: &GroupSettings,
         log: GroupLog,
@@ -52,27 +59,39 @@ impl ShardGroup {
             .map_err(|error| failed("cannot start", error.to_string()))?;
         network.register(shard, raft.clone(), machine.clone());
         let formed = raft.is_initialized().await.map_err(|error| failed("cannot start", error.to_string()))?;
-        if formed {
+        let only = formed && raft.voter_ids().eq([node]);
+        if only {
             // The only voter need not wait for an election time-out.
-            let only = raft.voter_ids().eq([node]);
-            if only {
-                raft.trigger().elect(false).await.map_err(|error| failed("cannot elect", error.to_string()))?;
-            }
-        } else {
+            raft.trigger().elect(false).await.map_err(|error| failed("cannot elect", error.to_string()))?;
+        }
+        if !formed && settings.founder {
             let members = std::collections::BTreeMap::from([(node, BasicNode::new(settings.address.clone()))]);
             raft.initialize(members).await.map_err(|error| failed("cannot be formed", error.to_string()))?;
         }
-        raft.wait(Some(LEADERSHIP))
-            .current_leader(node, "this node leads")
-            .await
-            .map_err(|error| failed("has no leader", error.to_string()))?;
-        raft.wait_for_recovery(None).await.map_err(|error| failed("cannot recover", error.to_string()))?;
         let stop = CancellationToken::new();
         let limits = (settings.queue_ops, settings.queue_bytes);
         let (queue, proposer) = Queue::start(shard, raft.clone(), limits, stop.clone());
-        let proposer = std::sync::Mutex::new(Some(proposer));
-        let metrics = raft.metrics();
-        Ok(Arc::new(Self { shard, raft, metrics, machine, queue, stop, proposer }))
+        let (mut leadership, watching) = leadership::follow(raft.clone(), stop.clone());
+        if only || (!formed && settings.founder) {
+            let elected = raft.wait(Some(LEADERSHIP)).current_leader(node, "this node leads").await;
+            elected.map_err(|error| failed("has no leader", error.to_string()))?;
+            // Recovery takes as long as there is log to apply.
+            let leads = leadership.wait_for(|now| now.leading.is_some()).await;
+            leads.map_err(|error| failed("cannot recover", error.to_string()))?;
+        }
+        let tasks = std::sync::Mutex::new(vec![proposer, watching]);
+        let (metrics, silence) = (raft.metrics(), Duration::from_millis(settings.election_ms.saturating_mul(2)));
+        Ok(Arc::new(Self { shard, raft, metrics, machine, queue, leadership, silence, stop, tasks }))
+    }
+
+    pub(super) fn silence(&self) -> Duration {
+        self.silence
+    }
+
+    /// What speaks Raft with other nodes.
+    #[must_use]
+    pub fn raft(&self) -> &Raft {
+        &self.raft
     }
 
     /// Why the group stopped by itself; `None` while it runs or after [`ShardGroup::shutdown`].
@@ -86,15 +105,18 @@ impl ShardGroup {
         }
     }
 
-    /// Whether this node is the only voter, leads, and has applied an entry of its own term: then what is applied here is
+    /// Whether this node is the only voter, leads in this term, and has applied an entry of its own term: then what is applied here is
     /// all that anybody was ever told, and no question to the group's core is needed. A second voter shows in the
     /// metrics before the joint configuration that this node is still needed for can have ended.
-    fn decides_alone(&self) -> bool {
+    fn decides_alone(&self, term: u64) -> bool {
         let metrics = self.metrics.borrow_watched();
         let voters = metrics.membership_config.membership().get_joint_config();
         let alone = voters.len() == 1 && voters[0].len() == 1 && voters[0].contains(&metrics.id);
         let leads = metrics.running_state.is_ok() && metrics.current_leader == Some(metrics.id);
-        alone && leads && metrics.last_applied.is_some_and(|at| at.leader_id.term == metrics.current_term)
+        alone
+            && leads
+            && metrics.current_term == term
+            && metrics.last_applied.is_some_and(|at| at.leader_id.term == metrics.current_term)
     }
 
     /// Up to where the newest snapshot goes.
@@ -134,9 +156,9 @@ impl ShardGroup {
     /// Refuses new operations, finishes the queued ones and stops the group.
     pub(super) async fn shutdown(&self) {
         self.stop.cancel();
-        let proposer = self.proposer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        if let Some(proposer) = proposer {
-            let _ = proposer.await;
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        for task in tasks {
+            let _ = task.await;
         }
         if let Err(error) = self.raft.shutdown().await {
             tracing::error!(shard = %self.shard, %error, "the group did not stop cleanly");
@@ -167,16 +189,22 @@ impl ShardLog for ShardGroup {
         self.shard
     }
 
-    fn propose_then(&self, op: Op, done: Completion) -> Result<(), LogError> {
-        self.queue.push(op, done)
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
     }
 
-    async fn read_barrier(&self) -> Result<(), LogError> {
-        if self.decides_alone() {
+    fn propose_then(&self, term: u64, op: Op, done: Completion) -> Result<(), LogError> {
+        self.queue.push(term, op, done)
+    }
+
+    async fn read_barrier(&self, term: u64) -> Result<(), LogError> {
+        if self.decides_alone(term) {
             return Ok(());
         }
-        match self.raft.ensure_linearizable(ReadPolicy::LeaseRead).await {
-            Ok(_) => Ok(()),
+        // By the lease while it lasts; else the voters are asked at once and have as long as a lease to answer.
+        match self.raft.ensure_linearizable(LinearizerOption::new(None, true)).await {
+            Ok(read) if read.committed_leader_id().term == term => Ok(()),
+            Ok(_) => Err(LogError::NotLeader { leader: Some(*self.raft.node_id()) }),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
                 Err(LogError::NotLeader { leader: to.leader_id })
             }

@@ -2,10 +2,14 @@
 //!
 //! An operation's way: [`ShardGroup::propose`](crate::actors::runtime::log::ShardLog::propose) → [`proposer`] (one
 //! entry for all that queued meanwhile) → openraft → the write-ahead log → the state machine → the answer. [`upkeep`]
-//! makes snapshots and lets go of the log they cover; [`network`] is the way to the replicas on other nodes.
+//! makes snapshots and lets go of the log they cover. [`leadership`] says who leads, and [`network`] is the way to the
+//! replicas on other nodes. Every node runs every shard's group: one it has no replica of has no members and does nothing
+//! until a leader takes it in.
 
 mod formation;
 mod group;
+mod leadership;
+pub mod membership;
 mod network;
 mod proposer;
 #[cfg(test)]
@@ -23,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::kernel::ShardId;
 use crate::storage::state::{ShardMachine, StateError, StateStore};
 use crate::storage::wal::Wal;
-pub use formation::{Formation, FormationError, SHARDS_LIMIT, adopt, form, is_formed};
+pub use formation::{Formation, FormationError, SHARDS_LIMIT, adopt, form, is_formed, joined_shards};
 pub use group::ShardGroup;
 pub use network::Network;
 
@@ -31,6 +35,8 @@ pub use network::Network;
 #[derive(Debug, Clone)]
 pub struct GroupSettings {
     pub node_id: u64,
+    /// Whether this node forms groups that are not formed yet; else it waits until their leaders take it in.
+    pub founder: bool,
     /// Where other nodes reach this one.
     pub address: String,
     /// Data shards; fixed when the cluster is formed. The meta shard comes on top.
@@ -51,6 +57,7 @@ impl Default for GroupSettings {
     fn default() -> Self {
         Self {
             node_id: 1,
+            founder: true,
             address: "127.0.0.1:8082".to_owned(),
             shards: 8,
             heartbeat_ms: 200,
@@ -87,8 +94,8 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Starts the meta shard and the data shards of a formed data directory. Returns once this node leads all of them
-    /// and their states are recovered.
+    /// Starts the meta shard and the data shards of a formed data directory. Where this node is the only voter it leads once
+    /// this returns; other shards may not have a leader yet.
     ///
     /// # Errors
     /// [`RaftGroupError`].
@@ -131,6 +138,11 @@ impl Groups {
     #[must_use]
     pub fn shard(&self, shard: ShardId) -> Option<&Arc<ShardGroup>> {
         self.shards.get(usize::from(shard.0))
+    }
+
+    /// Lets other voters lead what this node leads, where there are any: a node that stops costs nobody an election.
+    pub async fn hand_over(&self) {
+        futures::future::join_all(self.shards.iter().map(|group| group.hand_over())).await;
     }
 
     /// Why the node must stop, once something failed that nothing can be committed without.

@@ -11,15 +11,17 @@ use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use openraft::type_config::alias::OneshotReceiverOf;
+use openraft::vote::RaftLeaderId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::actors::runtime::log::{Completion, LogError};
 use crate::kernel::{Change, Op, ShardId, fail_point};
 use crate::storage::state::ShardMachine;
-use crate::storage::types::{ShardCommand, TypeConfig};
+use crate::storage::types::{LeaderId, ShardCommand, TypeConfig};
 
-pub(super) type Raft = openraft::Raft<TypeConfig, ShardMachine>;
+/// openraft's handle of one group.
+pub type Raft = openraft::Raft<TypeConfig, ShardMachine>;
 type Completed = OneshotReceiverOf<TypeConfig, ClientWriteResult<TypeConfig>>;
 
 const ENTRY_OPS: usize = 1024;
@@ -30,6 +32,8 @@ const OP_BYTES: usize = 8 << 20;
 const APPLYING: usize = 64;
 
 struct Proposal {
+    /// The term in which the operation was decided, and the only one in which it may commit.
+    term: u64,
     op: Op,
     bytes: usize,
     done: Completion,
@@ -73,14 +77,14 @@ impl Queue {
         (Self { proposals, waiting, limit_bytes: limit_bytes.max(OP_BYTES) }, task)
     }
 
-    pub(super) fn push(&self, op: Op, done: Completion) -> Result<(), LogError> {
+    pub(super) fn push(&self, term: u64, op: Op, done: Completion) -> Result<(), LogError> {
         let bytes = op_bytes(&op);
         if bytes > OP_BYTES {
             return Err(done.refuse(LogError::TooLarge { bytes, limit: OP_BYTES }));
         }
         // Counted before it is queued, so that the count never falls below what is there.
         self.waiting.add(bytes);
-        let proposal = Proposal { op, bytes, done };
+        let proposal = Proposal { term, op, bytes, done };
         let (refused, proposal) = if self.waiting.bytes.load(Ordering::Relaxed) > self.limit_bytes {
             (LogError::Overloaded, proposal)
         } else {
@@ -129,6 +133,7 @@ impl Proposer {
         let answers = tokio::spawn(answer(completed));
         let mut carried = None;
         while let Some(first) = self.next(carried.take()).await {
+            let leader = LeaderId::new(first.term, *self.raft.node_id());
             let (ops, answers);
             (ops, answers, carried) = self.gather(first);
             #[expect(clippy::cast_precision_loss, reason = "a histogram")]
@@ -137,7 +142,7 @@ impl Proposer {
             self.waiting.depth.set(self.waiting.ops.load(Ordering::Relaxed) as f64);
             let (responder, committed, completed) = ProgressResponder::new();
             fail_point::reach("raft.before_append");
-            if let Err(error) = self.raft.write(ShardCommand { ops }).responder(responder).await {
+            if let Err(error) = self.raft.write(ShardCommand { ops }).with_leader(leader).responder(responder).await {
                 tracing::error!(%error, "the shard's log has stopped");
                 break;
             }
@@ -166,12 +171,13 @@ impl Proposer {
         }
     }
 
-    /// Everything that waits and fits into one entry with `first`, and what was taken and does not.
+    /// Everything of the same term that waits and fits into one entry with `first`, and what was taken and does not.
     fn gather(&mut self, first: Proposal) -> (Vec<Op>, Vec<Completion>, Option<Proposal>) {
+        let term = first.term;
         let (mut ops, mut answers, mut bytes, mut carried) = (Vec::new(), Vec::new(), 0, None);
         let mut next = Some(first);
         while let Some(proposal) = next {
-            if !ops.is_empty() && bytes + proposal.bytes > ENTRY_BYTES {
+            if !ops.is_empty() && (bytes + proposal.bytes > ENTRY_BYTES || proposal.term != term) {
                 carried = Some(proposal);
                 break;
             }
@@ -212,9 +218,8 @@ async fn answer(mut entries: mpsc::Receiver<(Completed, Vec<Completion>)>) {
 
 fn refusal(error: &ClientWriteError<TypeConfig>) -> LogError {
     match error {
-        ClientWriteError::ForwardToLeader(to) | ClientWriteError::LogEntryDiscarded(to) => {
-            LogError::NotLeader { leader: to.leader_id }
-        }
+        ClientWriteError::ForwardToLeader(to) => LogError::NotLeader { leader: to.leader_id },
+        ClientWriteError::LogEntryDiscarded(_) => LogError::Deposed,
         // Operations never change the membership.
         _ => LogError::NotLeader { leader: None },
     }

@@ -109,8 +109,13 @@ fn names(count: usize) -> Vec<String> {
     (0..count).map(|number| format!("e{number:03}")).collect()
 }
 
+/// The term in which this node leads.
+fn term(group: &ShardGroup) -> u64 {
+    group.leadership().borrow().leading.expect("leads")
+}
+
 async fn committed(group: &ShardGroup, op: Op) -> OpOutcome {
-    group.propose(op).unwrap().await.unwrap().unwrap()
+    group.propose(term(group), op).unwrap().await.unwrap().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -122,20 +127,23 @@ async fn concurrent_proposals_commit_in_order_and_survive_a_restart() {
     let mut asked = Vec::new();
     for sequence in 0..3 {
         // Without waiting for the one before: what is queued in order commits in order.
-        asked.extend(names.iter().map(|name| group.propose(op(name, sequence)).unwrap()));
+        asked.extend(names.iter().map(|name| group.propose(term(&group), op(name, sequence)).unwrap()));
     }
     for outcome in asked {
         assert_eq!(outcome.await.unwrap().unwrap(), OpOutcome::Applied);
     }
-    group.read_barrier().await.unwrap();
+    group.read_barrier(term(&group)).await.unwrap();
     let before = consistent(&group, &names);
     assert!(before.len() == 1000 && before.values().all(|sequence| *sequence == 3));
     let applied = group.status().applied;
     assert!(applied < 1000, "{applied} entries for 3000 operations that were queued together");
     let status = group.status();
     assert_eq!((status.leader, status.queued, status.replicas.len()), (Some(1), 0, 1));
+    let past = group.propose(term(&group) - 1, op("e000", 3)).unwrap().await.unwrap();
+    assert!(matches!(past, Err(LogError::NotLeader { .. })), "what another term decided never commits: {past:?}");
+    assert!(group.read_barrier(term(&group) - 1).await.is_err(), "nor is it read");
     groups.shutdown().await.unwrap();
-    assert!(matches!(group.propose(op("late", 0)), Err(LogError::Stopped)));
+    assert!(matches!(group.propose(1, op("late", 0)), Err(LogError::Stopped)));
     drop((groups, group));
 
     let began = Instant::now();
@@ -144,7 +152,7 @@ async fn concurrent_proposals_commit_in_order_and_survive_a_restart() {
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     let group = groups.shard(DATA).unwrap();
     assert_eq!(consistent(group, &names), before);
-    group.read_barrier().await.unwrap();
+    group.read_barrier(term(group)).await.unwrap();
     assert_eq!(committed(group, op("e000", 3)).await, OpOutcome::Applied);
     groups.shutdown().await.unwrap();
     drop(groups);
@@ -156,16 +164,16 @@ async fn a_full_queue_and_a_huge_operation_are_refused_at_once() {
     let groups = start(dir.path(), GroupSettings { queue_ops: 8, ..settings() }).await.unwrap();
     let group = groups.shard(DATA).unwrap();
     // On one thread nobody takes from the queue until this task waits.
-    let asked: Vec<_> = (0..20).map(|sequence| group.propose(op("a", sequence))).collect();
+    let asked: Vec<_> = (0..20).map(|sequence| group.propose(term(group), op("a", sequence))).collect();
     let accepted: Vec<_> = asked.into_iter().filter_map(Result::ok).collect();
     assert_eq!(accepted.len(), 8);
-    assert!(matches!(group.propose(op("b", 0)), Err(LogError::Overloaded)));
+    assert!(matches!(group.propose(term(group), op("b", 0)), Err(LogError::Overloaded)));
     for outcome in accepted {
         assert_eq!(outcome.await.unwrap().unwrap(), OpOutcome::Applied);
     }
     let Op::Batch(mut batch) = op("c", 0) else { unreachable!("a batch") };
     batch.snapshot = Some(vec![0; 9 << 20]);
-    assert!(matches!(group.propose(Op::Batch(batch)), Err(LogError::TooLarge { .. })));
+    assert!(matches!(group.propose(term(group), Op::Batch(batch)), Err(LogError::TooLarge { .. })));
     let Op::Batch(mut batch) = op("c", 0) else { unreachable!("a batch") };
     batch.snapshot = Some(vec![0; 7 << 20]);
     assert_eq!(committed(group, Op::Batch(batch)).await, OpOutcome::Applied);

@@ -1,14 +1,13 @@
-//! The admin listener: how the node and its cluster are, and what an operator may do about it.
+//! The admin listener: the actors and the clock of this node, and what an operator may do about them. The cluster is in
+//! [`cluster`](super::cluster).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::actors::runtime::clock::ClockMode;
-use crate::actors::runtime::shard::Shard;
 use crate::gateway::{Access, Call, Endpoint, LimitClass, Reply};
 use crate::kernel::{EntityId, Error, Timestamp};
 
@@ -16,20 +15,6 @@ use crate::kernel::{EntityId, Error, Timestamp};
 #[must_use]
 pub fn endpoints() -> Vec<Endpoint> {
     vec![
-        Endpoint::get("/admin/v1/cluster", "getCluster")
-            .summary("Members, their state, version and the shards they lead")
-            .tag("operations")
-            .access(Access::Operator)
-            .limit(LimitClass::Unlimited)
-            .response::<ClusterView>(200, "The cluster")
-            .handle(get_cluster),
-        Endpoint::get("/admin/v1/shards", "listShards")
-            .summary("Shards: leader, term, replicas, log and state")
-            .tag("operations")
-            .access(Access::Operator)
-            .limit(LimitClass::Unlimited)
-            .response::<ShardList>(200, "The shards, in order")
-            .handle(list_shards),
         Endpoint::get("/admin/v1/actors", "listActors")
             .summary("Live actors by kind, mailbox depth, restarts, parked entities")
             .tag("operations")
@@ -63,105 +48,6 @@ pub fn endpoints() -> Vec<Endpoint> {
             .problem(409)
             .handle(advance_clock),
     ]
-}
-
-/// A node of the cluster.
-#[derive(Debug, Serialize, ToSchema)]
-struct MemberView {
-    id: u64,
-    /// Where other nodes reach it.
-    address: String,
-    /// `up`.
-    state: &'static str,
-    version: &'static str,
-    zone: String,
-    /// How many shards it leads.
-    leaders: usize,
-}
-
-/// The cluster as this node knows it.
-#[derive(Debug, Serialize, ToSchema)]
-struct ClusterView {
-    members: Vec<MemberView>,
-    shards: usize,
-}
-
-async fn get_cluster(call: Call<()>) -> Result<Reply, Error> {
-    let (settings, router) = (&call.services.settings, &call.services.router);
-    let leads = |shard: &&Arc<Shard>| shard.parts.log.status().leader == Some(settings.node.id);
-    let member = MemberView {
-        id: settings.node.id,
-        address: settings.cluster.listen.to_string(),
-        state: "up",
-        version: env!("CARGO_PKG_VERSION"),
-        zone: settings.node.zone.clone(),
-        leaders: router.shards().filter(leads).count(),
-    };
-    Ok(Reply::ok(&ClusterView { members: vec![member], shards: router.shards().count() }))
-}
-
-/// One replica of a shard.
-#[derive(Debug, Serialize, ToSchema)]
-struct ReplicaView {
-    node: u64,
-    /// `leader`, `follower` or `learner`.
-    role: &'static str,
-    /// Index of the last log entry known to be on it.
-    matched: Option<u64>,
-}
-
-/// One shard. Shard 0 is the meta group.
-#[derive(Debug, Serialize, ToSchema)]
-struct ShardView {
-    id: u16,
-    leader: Option<u64>,
-    term: u64,
-    applied: u64,
-    /// Operations waiting for an append.
-    queued: usize,
-    replicas: Vec<ReplicaView>,
-    /// Entities live in memory.
-    live: usize,
-    feed_head: u64,
-    audit_size: u64,
-    /// When the earliest timer is due.
-    next_timer: Option<String>,
-}
-
-/// Shards, in order.
-#[derive(Debug, Serialize, ToSchema)]
-struct ShardList {
-    items: Vec<ShardView>,
-    next_cursor: Option<String>,
-}
-
-async fn list_shards(call: Call<()>) -> Result<Reply, Error> {
-    let items = call.services.router.shards().map(|shard| shard_view(shard)).collect();
-    Ok(Reply::ok(&ShardList { items, next_cursor: None }))
-}
-
-fn shard_view(shard: &Shard) -> ShardView {
-    let (status, state) = (shard.parts.log.status(), shard.parts.log.state());
-    let replicas = status.replicas.iter().map(|replica| {
-        let role = match (replica.voter, status.leader == Some(replica.node)) {
-            (_, true) => "leader",
-            (true, false) => "follower",
-            (false, false) => "learner",
-        };
-        ReplicaView { node: replica.node, role, matched: replica.matched }
-    });
-    ShardView {
-        id: shard.parts.log.shard().0,
-        leader: status.leader,
-        term: status.term,
-        applied: status.applied,
-        queued: status.queued,
-        replicas: replicas.collect(),
-        live: shard.parts.directory.len(),
-        feed_head: state.feed_head(),
-        audit_size: state.audit_size(),
-        next_timer: state.next_timer().ok().flatten().map(|due| due.to_string()),
-    }
 }
 
 /// Live actors of one kind on this node.
@@ -203,7 +89,7 @@ async fn list_actors(call: Call<()>) -> Result<Reply, Error> {
     let node = call.services.settings.node.id;
     let mut kinds: BTreeMap<String, KindView> = BTreeMap::new();
     let mut crashes = Vec::new();
-    for shard in call.services.router.shards() {
+    for shard in call.services.router.led() {
         for (id, handle) in shard.parts.directory.list() {
             let fresh = || KindView { kind: id.kind().to_owned(), node, ..KindView::default() };
             let view = kinds.entry(id.kind().to_owned()).or_insert_with(fresh);
@@ -248,7 +134,11 @@ async fn unpark(call: Call<Unpark>) -> Result<Reply, Error> {
         return Err(Error::invalid("/entity", "is not of the form <kind>/<key>"));
     };
     let (id, router) = (EntityId::new(kind, key), &call.services.router);
-    let was_parked = router.shard(router.shard_of(&id))?.unpark(&id).await;
+    let shard = router.replica(router.shard_of(&id)).and_then(|replica| replica.shard());
+    let was_parked = match shard {
+        Some(shard) => shard.unpark(&id).await,
+        None => return Err(Error::conflict("Another node leads the entity's shard; ask there.")),
+    };
     Ok(Reply::ok(&Unparked { was_parked }))
 }
 

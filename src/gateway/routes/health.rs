@@ -1,6 +1,5 @@
 //! Whether the node lives and is ready, for load balancers and supervisors; and its metrics.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -100,24 +99,23 @@ async fn get_readiness(call: Call<()>) -> Result<Reply, Error> {
     Ok(Reply::bytes(503, "application/problem+json", body).header("retry-after", "1"))
 }
 
-/// Every shard has a leader.
+/// Every shard with a replica here has a leader.
 fn shards(call: &Call<()>) -> Check {
-    let statuses: Vec<_> = call.services.router.shards().map(|shard| shard.parts.log.status()).collect();
-    let led = statuses.iter().filter(|status| status.leader.is_some()).count();
-    Check { name: "shards", ok: led == statuses.len(), detail: format!("{led} of {} have a leader", statuses.len()) }
+    let here = call.services.router.replicas().map(|replica| replica.leadership()).filter(|known| known.replica);
+    let known: Vec<_> = here.collect();
+    let led = known.iter().filter(|known| known.leader.is_some()).count();
+    let ok = led == known.len() && !known.is_empty();
+    Check { name: "shards", ok, detail: format!("{led} of {} have a leader", known.len()) }
 }
 
-/// Every log can prove that it is current.
+/// Every log that this node leads can prove that it is current.
 async fn log(call: &Call<()>) -> Check {
-    let barriers = call.services.router.shards().map(|shard| {
-        let log = Arc::clone(&shard.parts.log);
-        async move { log.read_barrier().await }
-    });
+    let barriers = call.services.router.led().into_iter().map(|shard| async move { shard.barrier().await });
     let outcome = tokio::time::timeout(CHECK_TIMEOUT, futures::future::join_all(barriers)).await;
     let (ok, detail) = match outcome {
         Ok(results) => match results.into_iter().find_map(Result::err) {
             None => (true, "current".to_owned()),
-            Some(error) => (false, error.to_string()),
+            Some(error) => (false, Error::from(error).to_string()),
         },
         Err(_) => (false, "does not answer in time".to_owned()),
     };

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod billing;
+pub mod cluster;
 pub mod compliance;
 pub mod docs;
 pub mod health;
@@ -34,6 +35,7 @@ pub fn admin_endpoints() -> Vec<Endpoint> {
     let parts = [
         admin::endpoints(),
         upstreams::endpoints(),
+        cluster::endpoints(),
         billing::admin_endpoints(),
         compliance::admin_endpoints(),
         health::endpoints(),

@@ -26,7 +26,7 @@ pub async fn load(gateway: &Gateway, router: &Router) -> Result<(), Error> {
 
 /// Follows the table's changes until `stopping`.
 pub async fn follow(gateway: Arc<Gateway>, router: Router, stopping: CancellationToken) {
-    let Ok(state) = router.state(ShardId(0)) else { return };
+    let Some(state) = router.replica(ShardId::META).map(|replica| Arc::clone(replica.state())) else { return };
     let mut applied = state.applied();
     let mut position = state.feed_head();
     let mut stale = true;

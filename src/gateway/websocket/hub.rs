@@ -261,6 +261,12 @@ impl Hub {
         }
     }
 
+    /// Tells every follower that its channel may have something new.
+    pub fn publish_all(&self) {
+        let lines: Vec<_> = self.lines.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        lines.iter().for_each(|line| line.publish());
+    }
+
     /// Ends every connection of the session.
     pub fn end_session(&self, session: &str, why: Disconnect) {
         let members = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -286,7 +292,7 @@ mod tests {
         let (line, first) = hub.follow(&channel, &one);
         let (_, second) = hub.follow(&channel, &two);
         hub.publish(&channel);
-        hub.publish(&channel);
+        hub.publish_all();
         one.changed().await;
         assert!(first.take_news() && !first.take_news() && second.take_news());
         hub.unfollow(&line, &second);

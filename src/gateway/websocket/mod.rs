@@ -97,9 +97,9 @@ impl Realtime {
 
     /// Starts to follow the feed of every shard.
     pub fn follow(&self) {
-        for shard in self.router.shards() {
-            let (shard, hub) = (Arc::clone(shard), Arc::clone(&self.hub));
-            self.tasks.spawn(publisher::publish(shard, hub, self.stopping.clone()));
+        for replica in self.router.replicas() {
+            let (replica, hub) = (Arc::clone(replica), Arc::clone(&self.hub));
+            self.tasks.spawn(publisher::publish(replica, hub, self.stopping.clone()));
         }
     }
 

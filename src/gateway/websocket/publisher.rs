@@ -1,10 +1,10 @@
 //! Follows the feed of each shard from its head and wakes the connections that follow what changed.
 //!
-//! Nothing is lost when it starts late or restarts: connections read from rows, and a subscription reads after it
+//! The replica of this node is followed, led here or not, so that what is published crosses to each node once, with the
+//! log. Nothing is lost when it starts late or restarts: connections read from rows, and a subscription reads after it
 //! follows. Sessions that end close their connections; their events are sealed and are opened for that.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -13,59 +13,39 @@ use super::disconnect::Disconnect;
 use super::hub::Hub;
 use crate::actors::identity::session::{self, Session};
 use crate::actors::runtime::feed::open_entry;
-use crate::actors::runtime::shard::Shard;
+use crate::actors::runtime::follow::Follower;
+use crate::actors::runtime::replica::Replica;
 use crate::kernel::{Entity as _, codec};
 use crate::storage::state::FeedEntry;
 
-const PAGE: usize = 512;
-const PAUSE: Duration = Duration::from_millis(200);
-
 /// Runs until `stopping`.
-pub async fn publish(shard: Arc<Shard>, hub: Arc<Hub>, stopping: CancellationToken) {
-    let state = Arc::clone(shard.parts.log.state());
-    let mut applied = state.applied();
-    let mut position = state.feed_head();
-    loop {
-        applied.mark_unchanged();
-        match state.feed(position, PAGE) {
-            Ok(entries) if !entries.is_empty() => {
-                for entry in entries {
-                    position = entry.position;
-                    handle(&shard, &hub, entry).await;
-                }
-                continue;
-            }
-            Ok(_) => {}
-            Err(error) => {
-                tracing::error!(%error, "a feed cannot be read");
-                tokio::select! {
-                    () = stopping.cancelled() => return,
-                    () = tokio::time::sleep(PAUSE) => continue,
-                }
-            }
+pub async fn publish(replica: Arc<Replica>, hub: Arc<Hub>, stopping: CancellationToken) {
+    let mut follower = Follower::new(Arc::clone(&replica));
+    while let Some(Some(news)) = stopping.run_until_cancelled(follower.next()).await {
+        if news.gap {
+            hub.publish_all();
         }
-        tokio::select! {
-            () = stopping.cancelled() => return,
-            changed = applied.changed() => if changed.is_err() { return },
+        for entry in news.entries {
+            handle(&replica, &hub, entry).await;
         }
     }
 }
 
-async fn handle(shard: &Shard, hub: &Hub, entry: FeedEntry) {
+async fn handle(replica: &Replica, hub: &Hub, entry: FeedEntry) {
     if let Some(channel) = Channel::of(&entry.entity) {
         hub.publish(&channel);
     } else if entry.entity.kind() == Session::KIND && hub.has_session(entry.entity.key()) {
         let session = entry.entity.key().to_owned();
-        if ends(shard, entry).await {
+        if ends(replica, entry).await {
             hub.end_session(&session, Disconnect::SESSION_ENDED);
         }
     }
 }
 
 /// Whether the entry ends its session. What cannot be read any more belongs to someone who was erased.
-async fn ends(shard: &Shard, entry: FeedEntry) -> bool {
+async fn ends(replica: &Replica, entry: FeedEntry) -> bool {
     let id = entry.entity.clone();
-    match open_entry(shard, entry).await {
+    match open_entry(replica.sealer(), entry).await {
         Ok(opened) if opened.events.is_empty() => true,
         Ok(opened) => opened.events.iter().any(|event| {
             matches!(

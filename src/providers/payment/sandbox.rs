@@ -2,7 +2,8 @@
 //! at a processor still bills for real and survives `kill -9` like one that has.
 //!
 //! Invariants: an answer is on disk (one JSON line, `fdatasync`) before it is given; the same key always gets the same
-//! answer and moves money once; a line torn by a crash was never answered and is cut off at the next start.
+//! answer and moves money once; a line torn by a crash was never answered and is cut off before the next is written.
+//! Nodes on one machine may share a journal: whoever answers holds its lock and has read what the others wrote.
 //! The journal is kept whole and indexed in memory, so that anybody can count charges with `grep`; it is meant for
 //! development and tests. Deliberately absent: completing a 3-D Secure challenge, which needs a browser.
 
@@ -63,7 +64,11 @@ enum What {
 }
 
 struct Journal {
+    path: PathBuf,
     file: File,
+    /// Bytes and lines that were read.
+    read: u64,
+    lines: usize,
     answers: HashMap<String, Answer>,
     customers: HashMap<String, ()>,
     /// Charge id → amount taken and amount given back.
@@ -86,35 +91,60 @@ impl Sandbox {
         let file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(failed)?;
         File::open(directory).and_then(|dir| dir.sync_all()).map_err(failed)?;
         let mut journal = Journal {
+            path,
             file,
+            read: 0,
+            lines: 0,
             answers: HashMap::new(),
             customers: HashMap::new(),
             charges: HashMap::new(),
             references: HashMap::new(),
             broken: false,
         };
-        journal.load(&path)?;
+        let (path, lock) = (journal.path.clone(), journal.file.try_clone());
+        let failed = |source| SandboxError::Open { path, source };
+        let lock = lock.and_then(|lock| fs4::fs_std::FileExt::lock_exclusive(&lock).map(|()| lock)).map_err(failed)?;
+        journal.catch_up()?;
+        drop(fs4::fs_std::FileExt::unlock(&lock));
         Ok(Self { journal: Arc::new(Mutex::new(journal)) })
     }
 
-    fn run(&self, key: &str, request: PaymentRequest) -> Result<PaymentReceipt, ProviderError> {
+    /// Works on the journal while no other process does, and after whatever they wrote.
+    fn turn<T>(&self, work: impl FnOnce(&mut Journal) -> Result<T, ProviderError>) -> Result<T, ProviderError> {
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let unusable = |error: &dyn std::error::Error| ProviderError::Retry(format!("the sandbox journal: {error}"));
+        let lock = journal.file.try_clone().map_err(|error| unusable(&error))?;
+        fs4::fs_std::FileExt::lock_exclusive(&lock).map_err(|error| unusable(&error))?;
+        let done = journal.catch_up().map_err(|error| unusable(&error)).and_then(|()| work(&mut journal));
+        if let Err(error) = fs4::fs_std::FileExt::unlock(&lock) {
+            tracing::error!(%error, "the sandbox journal stays locked");
+        }
+        done
+    }
+
+    fn run(&self, key: &str, request: PaymentRequest) -> Result<PaymentReceipt, ProviderError> {
+        self.turn(|journal| journal.run(key, request))
+    }
+}
+
+impl Journal {
+    fn run(&mut self, key: &str, request: PaymentRequest) -> Result<PaymentReceipt, ProviderError> {
         if let PaymentRequest::FindCharge { reference, .. } = &request {
-            let answer = journal.references.get(reference).and_then(|key| journal.answers.get(key));
+            let answer = self.references.get(reference).and_then(|key| self.answers.get(key));
             let found = answer.and_then(|answer| match &answer.what {
                 What::Charge { receipt, .. } => Some(receipt.clone()),
                 _ => None,
             });
             return Ok(PaymentReceipt::Found(found));
         }
-        if let Some(answer) = journal.answers.get(key) {
+        if let Some(answer) = self.answers.get(key) {
             return answer.clone().receipt();
         }
         let id = made_id(key);
-        let what = journal.decide(&id, request).unwrap_or_else(What::Refused);
+        let what = self.decide(&id, request).unwrap_or_else(What::Refused);
         let answer = Answer { key: key.to_owned(), what, id };
-        journal.append(&answer)?;
-        journal.index(answer.clone());
+        self.append(&answer)?;
+        self.index(answer.clone());
         answer.receipt()
     }
 }
@@ -137,12 +167,17 @@ impl Answer {
 }
 
 impl Journal {
-    /// Reads every whole line and cuts off a torn one.
-    fn load(&mut self, path: &Path) -> Result<(), SandboxError> {
-        let failed = |source| SandboxError::Open { path: path.to_owned(), source };
-        self.file.seek(SeekFrom::Start(0)).map_err(failed)?;
+    /// Reads every whole line that is not read yet and cuts off a torn one.
+    fn catch_up(&mut self) -> Result<(), SandboxError> {
+        let path = self.path.clone();
+        let failed = |source| SandboxError::Open { path: path.clone(), source };
+        let length = self.file.metadata().map_err(failed)?.len();
+        if length == self.read {
+            return Ok(());
+        }
+        self.file.seek(SeekFrom::Start(self.read)).map_err(failed)?;
         let mut reader = BufReader::new(self.file.try_clone().map_err(failed)?);
-        let (mut whole, mut number, mut line) = (0u64, 0usize, Vec::new());
+        let (mut whole, mut number, mut line) = (self.read, self.lines, Vec::new());
         let mut answers = Vec::new();
         loop {
             line.clear();
@@ -153,13 +188,16 @@ impl Journal {
             number += 1;
             let answer = serde_json::from_slice(&line);
             answers.push(answer.map_err(|source| SandboxError::Corrupt {
-                path: path.to_owned(),
+                path: path.clone(),
                 line: number,
                 source,
             })?);
             whole += read as u64;
         }
-        self.file.set_len(whole).and_then(|()| self.file.sync_all()).map_err(failed)?;
+        if whole < length {
+            self.file.set_len(whole).and_then(|()| self.file.sync_all()).map_err(failed)?;
+        }
+        (self.read, self.lines) = (whole, number);
         answers.into_iter().for_each(|answer| self.index(answer));
         Ok(())
     }
@@ -171,6 +209,7 @@ impl Journal {
         let mut line = serde_json::to_vec(answer).map_err(|e| ProviderError::Retry(e.to_string()))?;
         line.push(b'\n');
         let written = self.file.write_all(&line).and_then(|()| self.file.sync_data());
+        (self.read, self.lines) = (self.read + line.len() as u64, self.lines + 1);
         written.map_err(|error| {
             self.broken = true;
             ProviderError::Unknown(format!("the sandbox journal cannot be written: {error}"))
@@ -310,10 +349,10 @@ impl Provider for Sandbox {
     }
 
     async fn reconcile(&self, key: &str, _request: &[u8]) -> Result<Option<Vec<u8>>, ProviderError> {
-        let answer = {
-            let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-            journal.answers.get(key).cloned()
-        };
+        let (sandbox, key) = (self.clone(), key.to_owned());
+        let found = move || sandbox.turn(|journal| Ok(journal.answers.get(&key).cloned()));
+        let answer = tokio::task::spawn_blocking(found).await;
+        let answer = answer.map_err(|error| ProviderError::Unknown(error.to_string()))??;
         let Some(answer) = answer else { return Ok(None) };
         let bytes = codec::encode(&answer.receipt()?);
         bytes.map(Some).map_err(|error| ProviderError::Unknown(error.to_string()))

@@ -51,6 +51,23 @@ async fn one_key_moves_money_once_also_after_a_restart() {
 }
 
 #[tokio::test]
+async fn two_nodes_on_one_journal_are_one_processor() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let [one, two] = [(); 2].map(|()| Sandbox::open(directory.path()).expect("opens"));
+    let customer = customer(&one).await;
+    let first = ask(&one, "k1", &charge(&customer, "pm_card_visa", "inv_1/1")).await.expect("charged");
+    assert_eq!(ask(&two, "k1", &charge(&customer, "pm_card_visa", "inv_1/1")).await.expect("repeated"), first);
+    let asks = (0..40).map(|n| {
+        let sandbox = if n % 2 == 0 { &one } else { &two };
+        let request = charge(&customer, "pm_card_visa", &format!("inv_2/{}", n / 2));
+        async move { ask(sandbox, &format!("key {}", n / 2), &request).await }
+    });
+    assert!(futures::future::join_all(asks).await.iter().all(Result::is_ok));
+    let journal = std::fs::read_to_string(directory.path().join("journal.jsonl")).expect("reads");
+    assert_eq!(journal.lines().count(), 2 + 20, "each key once");
+}
+
+#[tokio::test]
 async fn test_tokens_behave_as_stripes_do() {
     let directory = tempfile::tempdir().expect("a directory");
     let sandbox = Sandbox::open(directory.path()).expect("opens");

@@ -116,11 +116,12 @@ fn groups(directory: &Path) {
         let groups = Groups::start(directory, wal, store, settings, Network::alone()).await.expect("the groups start");
         let group = Arc::clone(groups.shard(SHARD).expect("a shard"));
         let have = tell(ledger::check(group.state()));
+        let term = group.leadership().borrow().leading.expect("the only voter leads");
         let tasks = ledger::names().into_iter().map(|name| {
             let (group, sequence) = (Arc::clone(&group), have.get(&name).copied().unwrap_or(0));
             tokio::spawn(async move {
                 for sequence in sequence.. {
-                    let Ok(proposed) = group.propose(ledger::op(&name, sequence)) else { return };
+                    let Ok(proposed) = group.propose(term, ledger::op(&name, sequence)) else { return };
                     let Ok(Ok(outcome)) = proposed.await else { return };
                     assert_eq!(outcome, OpOutcome::Applied);
                     acked(&name, sequence + 1);

@@ -259,6 +259,11 @@ pub async fn admin_case(node: &Node, operation: &str) -> Option<Case> {
             Case::new(operator, "/admin/v1/clock", json!({ "advance_to": to.to_string() }), 200)
         }
         "rebuildBillingReport" => Case::new(operator, "/admin/v1/billing/report/rebuild", Value::Null, 200),
+        "createJoinToken" => Case::new(operator, "/admin/v1/cluster/tokens", json!({ "expires_in_seconds": 60 }), 201),
+        "transferShard" => Case::new(operator, "/admin/v1/shards/1/transfer", json!({ "to": 1 }), 200),
+        // Nobody could take over from the only member.
+        "drainNode" => Case::new(operator, "/admin/v1/nodes/1/drain", Value::Null, 409),
+        "rebalance" => Case::new(operator, "/admin/v1/rebalance", Value::Null, 200),
         "rotateKeys" => Case::new(operator, "/admin/v1/keys/rotate", Value::Null, 200),
         _ => None,
     }

@@ -56,9 +56,9 @@ pub struct Report {
 /// `unavailable` when a census cannot be read now.
 pub async fn report(router: &Router, taker: &Taker, origin: &Origin) -> Result<Report, Error> {
     let (mut sum, mut uncounted) = (View::default(), 0);
-    for shard in router.shards() {
-        uncounted += behind(shard, taker)?;
-        let id = super::id(shard.parts.log.shard());
+    for replica in router.replicas() {
+        uncounted += behind(replica.state(), taker)?;
+        let id = super::id(replica.id());
         let Reply::Census(view) = router.ask::<Census>(&id, Command::GetCensus, origin).await? else {
             return Err(Error::internal());
         };

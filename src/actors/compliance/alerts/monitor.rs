@@ -57,10 +57,10 @@ impl Monitor {
         if places.is_empty() {
             *places = self.offsets().await?;
         }
-        for shard in self.audit.shards() {
+        for led in self.router.led() {
+            let shard = led.parts.log.shard();
             let mut place = places.get(&shard).copied().unwrap_or(Place { reported: 0, read: 0 });
-            let size = self.router.state(shard)?.audit_size();
-            while place.read < size {
+            while place.read < led.parts.log.state().audit_size() {
                 place = self.read_on(shard, place).await?;
                 places.insert(shard, place);
             }

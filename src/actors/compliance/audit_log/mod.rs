@@ -7,7 +7,6 @@
 
 pub mod export;
 pub mod note;
-pub mod query;
 pub mod search;
 pub mod signing_key;
 
@@ -16,7 +15,7 @@ use std::sync::Arc;
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
-pub use query::{Answer, Query};
+pub use crate::actors::runtime::audit::{Answer, Query};
 
 use self::note::{Checkpoint, Signer, Verifier, shard_origin};
 use self::signing_key::{Command, OWNER, SigningKey, StoredKey, signing_key_id};
@@ -67,7 +66,7 @@ impl AuditLog {
     /// The shards that have a log, in order.
     #[must_use]
     pub fn shards(&self) -> Vec<ShardId> {
-        self.router.shards().map(|shard| shard.parts.log.shard()).collect()
+        self.router.shard_ids().collect()
     }
 
     /// The name of the installation's logs.
@@ -85,11 +84,9 @@ impl AuditLog {
     /// Asks one shard's log. Linearizable: sees every entry acknowledged before.
     ///
     /// # Errors
-    /// `not_found` for a shard that does not exist, `unavailable`, or the refusal of [`query::answer`].
+    /// `not_found` for a shard that does not exist, `unavailable`, or the refusal of [`audit::answer`](crate::actors::runtime::audit::answer).
     pub async fn ask(&self, shard: ShardId, query: &Query) -> Result<Answer, Error> {
-        self.router.shard(shard)?.barrier().await?;
-        let state = self.router.state(shard)?;
-        query::answer(shard, state.as_ref(), query)
+        self.router.read_audit(shard, query).await
     }
 
     /// Number of entries and root: of the whole log, or of its first `size` entries.

@@ -11,10 +11,13 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{Command, Erasure, OPEN, Phase, Reply, erasure_id};
+use crate::actors::compliance::keyring::{self, Keyring};
 use crate::actors::compliance::sealer::KeyringSealer;
 use crate::actors::runtime::Router;
+use crate::actors::runtime::follow::Follower;
+use crate::actors::runtime::replica::Replica;
 use crate::actors::runtime::shard::Shard;
-use crate::kernel::{Error, Origin, fail_point};
+use crate::kernel::{Entity as _, Error, Origin, codec, fail_point};
 use crate::storage::state::StateError;
 
 /// Erasures and outbox records read at once.
@@ -54,8 +57,8 @@ impl Eraser {
     pub async fn run(self: Arc<Self>, stopping: CancellationToken) {
         loop {
             let mut open = 0;
-            for shard in self.router.shards() {
-                match self.pass(shard).await {
+            for shard in self.router.led() {
+                match self.pass(&shard).await {
                     Ok(found) => open += found,
                     Err(error) => tracing::warn!(%error, "erasures are put off"),
                 }
@@ -67,6 +70,26 @@ impl Eraser {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// Forgets keys that are erased on whatever node leads their shard, and stops the actors here that hold what they
+    /// sealed.
+    pub async fn forget_erased(self: Arc<Self>, replica: Arc<Replica>, stopping: CancellationToken) {
+        let mut follower = Follower::new(replica);
+        while let Some(Some(news)) = stopping.run_until_cancelled(follower.next()).await {
+            for entry in news.entries.iter().filter(|entry| entry.entity.kind() == Keyring::KIND) {
+                let erased = |event: &Vec<u8>| matches!(codec::decode(event), Ok(keyring::Event::Erased { .. }));
+                if entry.events.iter().any(erased) {
+                    self.forget(entry.entity.key());
+                }
+            }
+        }
+    }
+
+    fn forget(&self, user_id: &str) {
+        self.sealer.forget(user_id);
+        // Answers kept under idempotency keys are sealed with the person's key too, and live on any shard.
+        self.router.led().iter().for_each(|shard| shard.evict(user_id));
     }
 
     /// Carries on the open erasures of one shard; how many there are.
@@ -121,9 +144,7 @@ impl Eraser {
                 continue;
             }
             fail_point::reach("erasure.key_gone");
-            self.sealer.forget(&user_id);
-            // Answers kept under idempotency keys are sealed with the person's key too, and live on any shard.
-            self.router.shards().for_each(|shard| shard.evict(&user_id));
+            self.forget(&user_id);
             self.sealing.lock().unwrap_or_else(PoisonError::into_inner).remove(&user_id);
             tracing::info!(user_id, "a person was erased");
         }

@@ -63,7 +63,7 @@ impl World {
         let kinds = Kinds::new(&catalogue::kinds(), 2);
         let options = RuntimeOptions::default();
         let parts = RuntimeParts { logs, kinds, clock: Arc::clone(&clock), providers, options };
-        let mut runtime = Runtime::start(parts).await.expect("starts");
+        let runtime = Runtime::start(parts).await.expect("starts");
         runtime.set_sealer(Arc::new(MemoryKeys::default()));
         runtime.go();
         let directory = tempfile::tempdir().expect("a directory");

@@ -147,6 +147,10 @@ impl Courier {
             }
             fail_point::reach("call.marked");
         }
+        // What was decided under a lease that ran out must not reach the outside: another node may be at it already.
+        if self.shard.barrier().await.is_err() {
+            return Attempt::Later(self.pause(attempts));
+        }
         fail_point::reach("call.before_send");
         let deadline = Duration::from_millis(self.shard.parts.options.provider_deadline_ms);
         let answered = tokio::time::timeout(deadline, provider.execute(&key, request, tried)).await;
@@ -220,7 +224,7 @@ impl Courier {
     }
 
     async fn commit(&self, changes: Vec<OutboxChange>) -> bool {
-        let Ok(done) = self.shard.parts.log.propose(Op::Outbox(changes)) else { return false };
+        let Ok(done) = self.shard.parts.propose(Op::Outbox(changes)) else { return false };
         matches!(done.await, Ok(Ok(_)))
     }
 
@@ -241,7 +245,8 @@ impl Courier {
     async fn try_finish(&self, record: &OutboxRecord, outcome: &Outcome) -> bool {
         if !record.tag.is_empty() {
             let work = Work::Outcome { number: record.number, tag: record.tag.clone(), outcome: outcome.clone() };
-            match self.shard.deliver(&record.source, &work, &origin(record), None).await {
+            let told = self.shard.deliver(&record.source, &work, &origin(record), None).await;
+            match told.map_err(Error::from) {
                 Ok(Delivered::Reply(_)) => return true,
                 Ok(Delivered::Stale) => {}
                 Err(error) if error.code.may_retry() => return false,

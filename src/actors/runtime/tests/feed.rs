@@ -1,7 +1,7 @@
 //! A feed consumer sees every batch in order, again after a failure, and goes on where it was after a stop.
 
 use super::*;
-use crate::actors::runtime::feed::{FeedConsumer, Opened};
+use crate::actors::runtime::feed::Opened;
 use crate::kernel::codec;
 
 #[derive(Default)]
@@ -50,15 +50,16 @@ async fn seen(reader: &Reader, count: usize) -> Vec<i64> {
 
 #[tokio::test]
 async fn a_consumer_sees_events_in_order_and_resumes_at_its_offset() {
-    let world = World::new(Arc::default()).await;
     let reader = Arc::new(Reader { failures: AtomicUsize::new(1), ..Reader::default() });
-    world.runtime.follow(&(Arc::clone(&reader) as Arc<dyn FeedConsumer>));
+    let logs = (0..3).map(|shard| MemoryLog::start(ShardId(shard))).collect();
+    let following = Some(Arc::clone(&reader) as Arc<dyn FeedConsumer>);
+    let world = World::on(logs, Arc::new(Scripted::default()), RuntimeOptions::default(), following).await;
     for amount in 1..=20 {
         world.ask("secret-a", Command::Add(amount)).await.expect("is accepted");
     }
     assert_eq!(seen(&reader, 20).await, (1..=20).collect::<Vec<_>>(), "opened, in order, despite a failure");
     let shard = world.runtime.router.shard_of(&EntityId::new("tally", "secret-a"));
-    let state = world.runtime.router.state(shard).expect("is here");
+    let state = world.runtime.router.replica(shard).expect("is here").state();
     let caught_up = async {
         while state.consumed("reader").expect("reads") < state.feed_head() {
             tokio::task::yield_now().await;
@@ -67,9 +68,10 @@ async fn a_consumer_sees_events_in_order_and_resumes_at_its_offset() {
     tokio::time::timeout(Duration::from_secs(20), caught_up).await.expect("the offset is stored");
     world.runtime.stop().await;
 
-    let again = World::over(world.states, Arc::default(), RuntimeOptions::default()).await;
     let resumed = Arc::new(Reader::default());
-    again.runtime.follow(&(Arc::clone(&resumed) as Arc<dyn FeedConsumer>));
+    let logs = world.states.iter().map(|state| MemoryLog::over(Arc::clone(state))).collect();
+    let following = Some(Arc::clone(&resumed) as Arc<dyn FeedConsumer>);
+    let again = World::on(logs, Arc::new(Scripted::default()), RuntimeOptions::default(), following).await;
     for amount in 21..=25 {
         again.ask("secret-a", Command::Add(amount)).await.expect("is accepted");
     }

@@ -48,7 +48,7 @@ async fn get_report(call: Call<()>) -> Result<Reply, Error> {
 }
 
 async fn rebuild(call: Call<()>) -> Result<Reply, Error> {
-    let shards = call.services.runtime.shard_ids();
+    let shards: Vec<_> = call.services.router.shard_ids().collect();
     call.services.census.rebuild(&shards).await?;
     Ok(Reply::ok(&Rebuilt { shards: shards.len() }))
 }

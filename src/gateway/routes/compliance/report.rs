@@ -90,6 +90,10 @@ struct RotatedView {
 }
 
 async fn rotate_keys(call: Call<()>) -> Result<Reply, Error> {
+    // The new version would be in this node's keyset alone, and destroying the old ones would lock the others out.
+    if call.services.cluster.view().borrow().members.len() > 1 {
+        return Err(Error::conflict("Keys can only be rotated while the cluster has one member."));
+    }
     let rotated = call.services.compliance.rotate_keys(&call.services.identity, &call.origin).await?;
     Ok(Reply::ok(&RotatedView { version: rotated.version, rewrapped: rotated.rewrapped }))
 }

@@ -1,0 +1,92 @@
+use super::*;
+use crate::actors::runtime::testing::Given;
+use crate::kernel::{Error, ErrorCode, ShardId};
+
+const CLUSTER: [u8; 16] = [9; 16];
+
+fn member(id: u64) -> Member {
+    Member { id, address: format!("127.0.0.{id}:8082"), zone: String::new(), version: "0.1.0".into() }
+}
+
+fn formed() -> Given<Members> {
+    let mut given = Given::<Members>::new("members");
+    given.when(Command::Form { cluster: CLUSTER, shards: 2, member: member(1) }).expect("forms");
+    given
+}
+
+fn token(given: &mut Given<Members>, byte: u8) -> [u8; 32] {
+    let (hash, expires) = ([byte; 32], given.context.now.plus_minutes(10));
+    given.when(Command::AddToken { hash, expires }).expect("is added");
+    hash
+}
+
+fn join(given: &mut Given<Members>, token: [u8; 32], key: u8, id: u64) -> Result<View, Error> {
+    given.when(Command::Join { token, key: [key; 32], member: member(id) }).map(|decision| decision.reply)
+}
+
+fn view(given: &mut Given<Members>) -> View {
+    given.when(Command::Get).expect("a query").reply
+}
+
+fn on(voters: &[u64], leader: u64) -> Replicas {
+    Replicas { voters: voters.iter().copied().collect(), leader: Some(leader), ..Replicas::default() }
+}
+
+#[test]
+fn a_token_lets_one_node_in_once_and_answers_it_again() {
+    let mut given = formed();
+    let again = Command::Form { cluster: [1; 16], shards: 7, member: member(5) };
+    assert!(given.when(again).expect("a repeat").is_query(), "formed once");
+    let hash = token(&mut given, 7);
+    assert_eq!(join(&mut given, [8; 32], 1, 2).expect_err("unknown").code, ErrorCode::Forbidden);
+    assert_eq!(join(&mut given, hash, 1, 1).expect_err("taken").code, ErrorCode::Conflict);
+    let joined = join(&mut given, hash, 1, 2).expect("joins");
+    assert_eq!((joined.cluster, joined.shards, joined.members.len()), (CLUSTER, 2, 2));
+    assert_eq!(join(&mut given, hash, 1, 2).expect("the same again"), joined);
+    let stolen = join(&mut given, hash, 2, 2).expect_err("another key");
+    assert!(stolen.code == ErrorCode::Gone && stolen.detail.contains("was used"), "{stolen}");
+    assert!(join(&mut given, hash, 1, 3).is_err(), "another node");
+    let late = token(&mut given, 9);
+    given.context.now = given.context.now.plus_minutes(10);
+    let expired = join(&mut given, late, 1, 3).expect_err("late");
+    assert!(expired.detail.contains("expired"), "{expired}");
+    let bad = Member { address: "nowhere".into(), ..member(4) };
+    let hash = token(&mut given, 10);
+    let refused = given.when(Command::Join { token: hash, key: [1; 32], member: bad }).expect_err("no address");
+    assert_eq!(refused.errors[0].pointer, "/address");
+}
+
+#[test]
+fn draining_ends_at_the_next_start_and_leaving_only_without_shards() {
+    let mut given = formed();
+    assert_eq!(given.when(Command::Drain { node: 1 }).expect_err("alone").code, ErrorCode::Conflict);
+    assert_eq!(given.when(Command::Remove { node: 4 }).expect_err("unknown").code, ErrorCode::NotFound);
+    let hash = token(&mut given, 7);
+    join(&mut given, hash, 1, 2).expect("joins");
+    given.when(Command::Drain { node: 2 }).expect("drains");
+    assert_eq!(given.when(Command::Drain { node: 1 }).expect_err("nobody left").code, ErrorCode::Conflict);
+    let moved = Member { address: "127.0.0.9:9".into(), ..member(2) };
+    given.when(Command::Announce(moved.clone())).expect("is back");
+    assert_eq!(view(&mut given).members[&2], Known { member: moved.clone(), state: MemberState::Up });
+    assert!(given.when(Command::Announce(moved)).expect("a repeat").is_query());
+    given.when(Command::Place { shard: ShardId(1), replicas: on(&[1, 2], 2) }).expect("is placed");
+    assert_eq!(given.when(Command::Forget { node: 2 }).expect_err("stays").code, ErrorCode::Conflict);
+    given.when(Command::Remove { node: 2 }).expect("leaves");
+    assert_eq!(given.when(Command::Forget { node: 2 }).expect_err("holds a shard").code, ErrorCode::Conflict);
+    given.when(Command::Place { shard: ShardId(1), replicas: on(&[1], 1) }).expect("is placed");
+    given.when(Command::Forget { node: 2 }).expect("is gone");
+    assert_eq!(view(&mut given).members.len(), 1);
+}
+
+#[test]
+fn a_shard_is_placed_on_members_with_a_vote_for_its_leader() {
+    let mut given = formed();
+    let mut place = |shard, replicas| given.when(Command::Place { shard: ShardId(shard), replicas });
+    assert!(place(1, on(&[], 1)).is_err(), "nobody");
+    assert!(place(1, on(&[1, 2], 1)).is_err(), "a stranger");
+    assert!(place(3, on(&[1], 1)).is_err(), "no such shard");
+    assert!(place(1, Replicas { learners: [1].into(), ..on(&[1], 1) }).is_err(), "twice");
+    assert!(place(1, Replicas { leader: Some(2), ..on(&[1], 1) }).is_err(), "a leader without a vote");
+    assert!(!place(1, on(&[1], 1)).expect("is placed").is_query());
+    assert!(place(1, on(&[1], 1)).expect("a repeat").is_query());
+}

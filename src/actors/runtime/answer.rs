@@ -1,0 +1,151 @@
+//! Answers questions about a shard that this node leads, whoever asks.
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::audit;
+use super::log::LogError;
+use super::question::{Answer, Question, encode_answer};
+use super::remote::{Refusal, RemoteHandler};
+use super::replica::Led;
+use super::router::{Entries, Page, Router};
+use super::sealing::{Place, open};
+use super::shard::{Shard, Undelivered};
+use crate::kernel::{Clock, EntityId, Error, ErrorCode, Op, ShardId};
+use crate::storage::state::StateError;
+
+/// Due timers looked at to find the next one; more than these are only due together when they are put off.
+const LOOK_AHEAD: usize = 4096;
+
+impl Router {
+    /// Answers on the shard that this node leads.
+    ///
+    /// # Errors
+    /// The refusal, or [`Undelivered::Moved`] when nothing was done because this node does not lead any more.
+    pub(super) async fn answer(&self, led: &Led, question: &Question) -> Result<Answer, Undelivered> {
+        let shard = led.shard.as_ref();
+        let state = shard.parts.log.state();
+        match question {
+            Question::Deliver { id, work, origin, dedupe } => {
+                Ok(Answer::Delivered(shard.deliver(id, work, origin, dedupe.as_ref()).await?))
+            }
+            Question::Rows { id, table, page } => Ok(Answer::Entries(rows(shard, id, table, page).await?)),
+            Question::Scan { index, prefix, page } => {
+                shard.barrier().await?;
+                let found = state.index_scan(index, prefix, page.after.as_deref(), page.limit, page.reverse);
+                Ok(Answer::Entries(found.map_err(|error| unreadable(&error))?))
+            }
+            Question::Audit(records) => {
+                write_audit(shard, Op::Audit(records.clone())).await?;
+                Ok(Answer::Done)
+            }
+            Question::ReadAudit(query) => {
+                shard.barrier().await?;
+                Ok(Answer::Audit(audit::answer(state.shard(), state.as_ref(), query)?))
+            }
+            Question::Subject(id) => {
+                shard.barrier().await?;
+                let stored = state.entity(id).map_err(|error| unreadable(&error))?;
+                Ok(Answer::Subject(stored.map(|stored| stored.subject)))
+            }
+            Question::NextDue(upto) => {
+                shard.barrier().await?;
+                let now = self.clock().now();
+                let due = state.timers_due(*upto, LOOK_AHEAD).map_err(|error| unreadable(&error))?;
+                Ok(Answer::Due(due.into_iter().map(|timer| timer.due).find(|due| *due > now)))
+            }
+            Question::Rest(now) => {
+                self.clock().set(*now);
+                shard.barrier().await?;
+                let applied = state.applied().borrow().applied_index;
+                Ok(Answer::Rest { quiet: led.is_quiet(), applied })
+            }
+            Question::Report => {
+                shard.barrier().await?;
+                let replica = self.replica(state.shard()).ok_or_else(Error::internal)?;
+                Ok(Answer::Report(replica.report()))
+            }
+        }
+    }
+}
+
+async fn rows(shard: &Shard, id: &EntityId, table: &str, page: &Page) -> Result<Entries, Undelivered> {
+    shard.barrier().await?;
+    let state = shard.parts.log.state();
+    let Some(stored) = state.entity(id).map_err(|error| unreadable(&error))? else { return Ok(Vec::new()) };
+    let rows = state.rows(id, table, page.after.as_deref(), page.limit, page.reverse);
+    let rows = rows.map_err(|error| unreadable(&error))?;
+    let key = match &stored.subject {
+        Some(subject) => {
+            let gone = || Error::new(ErrorCode::Gone, "The person this belonged to was erased.");
+            Some(shard.parts.sealer().key(subject, false).await?.ok_or_else(gone)?)
+        }
+        None => None,
+    };
+    let mut opened = Entries::with_capacity(rows.len());
+    for (row, value) in rows {
+        let value = open(key.as_ref(), id, &Place::Row { table, key: &row }, value)?;
+        opened.push((row, value));
+    }
+    Ok(opened)
+}
+
+async fn write_audit(shard: &Shard, op: Op) -> Result<(), Undelivered> {
+    let unavailable = || Error::unavailable("The audit log cannot be written now.");
+    let written = shard.parts.propose(op).map_err(|_| Error::overloaded("The shard's queue"))?;
+    match written.await.map_err(|_| unavailable())? {
+        Ok(_) => Ok(()),
+        Err(LogError::NotLeader { .. }) => Err(Undelivered::Moved),
+        Err(_) => Err(unavailable().into()),
+    }
+}
+
+fn unreadable(error: &StateError) -> Error {
+    tracing::error!(%error, "the state store cannot be read");
+    Error::internal()
+}
+
+/// Answers other nodes.
+pub(super) struct Answering {
+    pub router: Router,
+}
+
+#[async_trait]
+impl RemoteHandler for Answering {
+    async fn handle(&self, from: u64, shard: ShardId, request: Vec<u8>, deadline: Instant) -> Result<Vec<u8>, Refusal> {
+        if Instant::now() >= deadline {
+            return Err(Refusal::Expired);
+        }
+        let question = Question::decode(&request).map_err(|error| {
+            tracing::warn!(from, %shard, %error, "a question of another node cannot be read");
+            Refusal::Unreadable
+        })?;
+        drop(request);
+        let replica = self.router.replica(shard).ok_or(Refusal::UnknownShard)?;
+        let Some(led) = replica.led() else { return Err(moved(&self.router, shard)) };
+        // The caller hears nothing after its deadline; what was begun may still take effect.
+        let answered = tokio::time::timeout_at(deadline, self.router.answer(&led, &question)).await;
+        let answered = answered.unwrap_or_else(|_| Err(too_late().into()));
+        let answer = match answered {
+            Ok(answer) => Ok(answer),
+            Err(Undelivered::Refused(error)) => Err(error),
+            Err(Undelivered::Moved) => return Err(moved(&self.router, shard)),
+        };
+        let encoded = encode_answer(&answer).or_else(|error| {
+            tracing::error!(%shard, %error, "an answer does not encode");
+            encode_answer(&Err(Error::internal()))
+        });
+        Ok(encoded.expect("a refusal encodes"))
+    }
+}
+
+fn moved(router: &Router, shard: ShardId) -> Refusal {
+    let leader = router.replica(shard).and_then(|replica| replica.leadership().leader);
+    Refusal::NotLeader { leader }
+}
+
+/// What a caller hears at its deadline.
+pub(super) fn too_late() -> Error {
+    let detail = "The deadline passed; whether the command took effect is not known.";
+    Error::new(ErrorCode::DeadlineExceeded, detail).retry_after(1)
+}

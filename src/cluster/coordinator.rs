@@ -1,0 +1,230 @@
+//! Keeps the cluster as its members entity says: whoever leads the meta shard plans, whoever leads a shard carries out.
+//!
+//! Every node follows the entity on its own copy of the meta shard. On the leader of the meta shard, [`Coordinator::plan`]
+//! writes one move at a time into it and waits until the shard's group has arrived there. On the leader of a shard,
+//! [`Coordinator::hold`] takes its group there step by step. Nothing else is kept, so a crash of either costs a repeat.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::placement::moves;
+use super::raft::membership::{Step, step};
+use super::raft::{Groups, ShardGroup};
+use crate::actors::members::{self, Command, Member, MemberState, Members, Replicas, View};
+use crate::actors::runtime::Router;
+use crate::actors::runtime::follow::Follower;
+use crate::actors::runtime::log::{LogStatus, ShardLog};
+use crate::kernel::{Error, Origin, ShardId};
+
+/// How often leaders compare what is with what should be.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often a node reads the members though it heard nothing of a change.
+const REFRESH: Duration = Duration::from_secs(1);
+/// How long a leader leads before it hands over to the one that should: who is about to stop, or just came back, is not
+/// asked at once. Also the pause before a hand-over is asked for again.
+const STEADY: Duration = Duration::from_secs(3);
+
+/// What the planner has seen.
+#[derive(Default)]
+struct Plan {
+    /// Shards whose groups are where they should be.
+    arrived: BTreeMap<ShardId, Replicas>,
+    /// The view under which nothing was left to do.
+    settled: Option<View>,
+}
+
+/// The cluster's view on this node, and what keeps it true.
+pub struct Coordinator {
+    router: Router,
+    view: watch::Sender<View>,
+}
+
+impl Coordinator {
+    #[must_use]
+    pub fn new(router: Router) -> Self {
+        Self { router, view: watch::channel(View::default()).0 }
+    }
+
+    /// The members as this node knows them; behind by as much as its copy of the meta shard is.
+    #[must_use]
+    pub fn view(&self) -> watch::Receiver<View> {
+        self.view.subscribe()
+    }
+
+    #[must_use]
+    pub fn router(&self) -> &Router {
+        &self.router
+    }
+
+    /// Makes this node known: forms the cluster as its first member, or says where a member is now.
+    ///
+    /// # Errors
+    /// `not_found` when this node is not a member; `unavailable` without a leader.
+    pub async fn announce(&self, cluster: [u8; 16], shards: u16, member: Member, founder: bool) -> Result<(), Error> {
+        let view = match founder {
+            true => self.ask(Command::Form { cluster, shards, member: member.clone() }).await?,
+            false => self.ask(Command::Get).await?,
+        };
+        if view.cluster != cluster {
+            return Err(Error::conflict("This node's data directory belongs to another cluster."));
+        }
+        self.ask(Command::Announce(member)).await.map(|_| ())
+    }
+
+    pub(super) async fn ask(&self, command: Command) -> Result<View, Error> {
+        self.router.ask::<Members>(&members::id(), command, &Origin::system("coordinator")).await
+    }
+
+    /// Follows, plans and carries out until `stopping`.
+    pub async fn run(self: Arc<Self>, groups: Arc<Groups>, stopping: CancellationToken) {
+        let all = async { tokio::join!(self.follow(), self.plan(), self.hold(&groups)) };
+        stopping.run_until_cancelled(all).await;
+    }
+
+    /// Keeps the view current.
+    async fn follow(&self) {
+        let Some(replica) = self.router.replica(ShardId::META) else { return };
+        let mut follower = Follower::new(Arc::clone(replica));
+        let mut seen = 0;
+        loop {
+            if let Ok(Some((sequence, entity))) = replica.peek::<Members>(&members::id())
+                && sequence != seen
+            {
+                seen = sequence;
+                self.view.send_if_modified(|view| {
+                    let changed = *view != *entity.view();
+                    view.clone_from(entity.view());
+                    changed
+                });
+            }
+            let refresh = tokio::time::sleep(REFRESH);
+            tokio::pin!(refresh);
+            loop {
+                let news = tokio::select! {
+                    news = follower.next() => news,
+                    () = &mut refresh => break,
+                };
+                let Some(news) = news else { return };
+                if news.gap || news.entries.iter().any(|entry| entry.entity == members::id()) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// While this node leads the meta shard: one move at a time.
+    async fn plan(&self) {
+        let mut plan = Plan::default();
+        let mut tick = tokio::time::interval(LOOK_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            if self.router.replica(ShardId::META).and_then(|meta| meta.shard()).is_none() {
+                plan = Plan::default();
+                continue;
+            }
+            if let Err(error) = self.plan_once(&mut plan).await {
+                tracing::debug!(%error, "planning is put off");
+            }
+        }
+    }
+
+    async fn plan_once(&self, plan: &mut Plan) -> Result<(), Error> {
+        {
+            let known = self.view.borrow();
+            if plan.settled.as_ref() == Some(&*known) || (known.members.len() < 2 && known.placement.is_empty()) {
+                return Ok(());
+            }
+        }
+        let view = self.ask(Command::Get).await?;
+        let mut under_way = Vec::new();
+        for (shard, wanted) in &view.placement {
+            if plan.arrived.get(shard) == Some(wanted) {
+                continue;
+            }
+            match self.router.report(*shard).await {
+                Ok(report) if has_arrived(&report.log, wanted) => drop(plan.arrived.insert(*shard, wanted.clone())),
+                Ok(_) | Err(_) => under_way.push(*shard),
+            }
+        }
+        // A move that turned out to be wrong is replaced; else the next one waits for it.
+        let moves = moves(&view);
+        let next = moves.into_iter().find(|(shard, _)| under_way.is_empty() || under_way.contains(shard));
+        if let Some((shard, replicas)) = next {
+            tracing::info!(%shard, ?replicas, "a shard is placed");
+            self.ask(Command::Place { shard, replicas }).await?;
+            return Ok(());
+        }
+        if !under_way.is_empty() {
+            return Ok(());
+        }
+        for (node, known) in &view.members {
+            if known.state == MemberState::Leaving {
+                tracing::info!(node, "a member holds nothing any more and is forgotten");
+                self.ask(Command::Forget { node: *node }).await?;
+            }
+        }
+        plan.settled = Some(view);
+        Ok(())
+    }
+
+    /// While this node leads shards: takes their groups where they should be.
+    async fn hold(&self, groups: &Groups) {
+        let mut tick = tokio::time::interval(LOOK_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The term in which this node leads a shard, and since when or since which hand-over that came to nothing.
+        let mut leads: BTreeMap<ShardId, (u64, Instant)> = BTreeMap::new();
+        let mut view = self.view.subscribe();
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                changed = view.changed() => if changed.is_err() { return },
+            }
+            let now = view.borrow_and_update().clone();
+            let mut taking = Vec::new();
+            for group in groups.shards() {
+                let Some(term) = group.leadership().borrow().leading else { continue };
+                let (known, since) = leads.entry(group.shard()).or_insert((term, Instant::now()));
+                if *known != term {
+                    (*known, *since) = (term, Instant::now());
+                }
+                let Some(step) = next_step(group, &now) else { continue };
+                if let Step::HandOver(_) = step {
+                    if since.elapsed() < STEADY {
+                        continue;
+                    }
+                    *since = Instant::now();
+                }
+                taking.push(take(group, step, &now));
+            }
+            futures::future::join_all(taking).await;
+        }
+    }
+}
+
+fn next_step(group: &ShardGroup, view: &View) -> Option<Step> {
+    let wanted = view.placement.get(&group.shard())?;
+    step(&group.standing()?, wanted)
+}
+
+async fn take(group: &ShardGroup, step: Step, view: &View) {
+    tracing::info!(shard = %group.shard(), ?step, "a step of a shard's group");
+    let address = match &step {
+        Step::AddLearner(node) => view.members.get(node).map(|known| known.member.address.clone()),
+        _ => None,
+    };
+    if let Err(error) = group.take(&step, &address.unwrap_or_default()).await {
+        tracing::warn!(%error, "a step of a shard's group is put off");
+    }
+}
+
+/// Whether the group's members are those that are wanted.
+pub(super) fn has_arrived(status: &LogStatus, wanted: &Replicas) -> bool {
+    let of = |voter| status.replicas.iter().filter(move |replica| replica.voter == voter).map(|replica| replica.node);
+    of(true).eq(wanted.voters.iter().copied()) && of(false).eq(wanted.learners.iter().copied())
+}

@@ -1,0 +1,159 @@
+//! A shard's way from who holds it to who should: one step at a time, each an agreement of the group itself.
+//!
+//! A new holder is a learner first and gets a vote once it has the log; votes change by joint consensus; who leads and
+//! should not hands over to a voter that has the log. [`step`] is a pure function of how the group stands, so whoever
+//! leads next goes on wherever the last one stopped.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver;
+use openraft::{BasicNode, ChangeMembers, Instant as _};
+
+use super::{RaftGroupError, ShardGroup};
+use crate::actors::members::Replicas;
+use crate::actors::runtime::log::ShardLog;
+
+/// Entries that a copy may lack and still count as having the log: what is on its way.
+const LAG: u64 = 256;
+/// The longest one step may take; the next one looks again.
+const STEP: Duration = Duration::from_secs(10);
+
+/// The longest a node that stops waits for another to lead.
+const HAND_OVER: Duration = Duration::from_secs(2);
+
+/// How a group stands, as its leader knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    pub own: u64,
+    pub voters: BTreeSet<u64>,
+    pub learners: BTreeSet<u64>,
+    /// Members that answer and have the log.
+    pub current: BTreeSet<u64>,
+    /// Two sets of voters decide together until the change is over.
+    pub joint: bool,
+}
+
+/// What a leader does next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Send the log to a new member.
+    AddLearner(u64),
+    /// Change who votes; who loses the vote leaves the group.
+    SetVoters(BTreeSet<u64>),
+    /// Forget a copy without a vote.
+    RemoveLearner(u64),
+    /// Let this voter lead.
+    HandOver(u64),
+}
+
+/// The next step to `wanted`; `None` when there is nothing to do, or to be waited for.
+#[must_use]
+pub fn step(standing: &Standing, wanted: &Replicas) -> Option<Step> {
+    if standing.joint {
+        return Some(Step::SetVoters(wanted_voters(standing, wanted)));
+    }
+    let held: BTreeSet<u64> = standing.voters.union(&standing.learners).copied().collect();
+    let missing = wanted.voters.union(&wanted.learners).find(|node| !held.contains(node));
+    if let Some(node) = missing {
+        return Some(Step::AddLearner(*node));
+    }
+    if standing.voters != wanted.voters {
+        let joining = wanted.voters.difference(&standing.voters);
+        if !joining.clone().all(|node| standing.current.contains(node)) {
+            return None;
+        }
+        let voters = wanted_voters(standing, wanted);
+        if voters != standing.voters {
+            return Some(Step::SetVoters(voters));
+        }
+        // Only this node is one too many: who takes over lets it go.
+        let able = |node: &u64| standing.current.contains(node) && wanted.voters.contains(node);
+        let to = wanted.leader.filter(able).or_else(|| wanted.voters.iter().copied().find(able));
+        return to.map(Step::HandOver);
+    }
+    if let Some(node) = standing.learners.difference(&wanted.learners).next() {
+        return Some(Step::RemoveLearner(*node));
+    }
+    let to = wanted.leader.filter(|leader| *leader != standing.own && standing.current.contains(leader));
+    to.map(Step::HandOver)
+}
+
+/// The voters to change to while this node leads: it stays until another leads.
+fn wanted_voters(standing: &Standing, wanted: &Replicas) -> BTreeSet<u64> {
+    let mut voters = wanted.voters.clone();
+    voters.insert(standing.own);
+    voters
+}
+
+impl ShardGroup {
+    /// How the group stands; `None` while this node does not lead it.
+    #[must_use]
+    pub fn standing(&self) -> Option<Standing> {
+        self.leadership().borrow().leading?;
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        let members = metrics.membership_config.membership();
+        let voters: BTreeSet<u64> = members.voter_ids().collect();
+        let learners = members.learner_ids().collect();
+        let last = metrics.last_log_index.unwrap_or(0);
+        let matched = metrics.replication.as_ref()?;
+        let heard = metrics.heartbeat.as_ref()?;
+        let alive = |node: &u64| heard.get(node).is_some_and(|at| at.is_some_and(|at| at.elapsed() < self.silence()));
+        let has_log = |node: &u64| matched.get(node).copied().flatten().is_some_and(|at| at.index + LAG >= last);
+        let nodes = members.nodes().map(|(node, _)| *node);
+        let current = nodes.filter(|node| *node == metrics.id || (alive(node) && has_log(node))).collect();
+        let joint = members.get_joint_config().len() > 1;
+        Some(Standing { own: metrics.id, voters, learners, current, joint })
+    }
+
+    /// Lets another voter lead that has the log, and waits until this node does not; there may be none.
+    pub(super) async fn hand_over(&self) {
+        let Some(standing) = self.standing() else { return };
+        let able = |node: &u64| *node != standing.own && standing.current.contains(node);
+        let Some(to) = standing.voters.iter().copied().find(able) else { return };
+        let mut leadership = self.leadership();
+        if let Err(error) = self.take(&Step::HandOver(to), "").await {
+            tracing::warn!(%error, "a shard is not handed over");
+            return;
+        }
+        let gone = leadership.wait_for(|now| now.leading.is_none());
+        let _ = tokio::time::timeout(HAND_OVER, gone).await;
+    }
+
+    /// Takes one step; `address` is that of the member it is about.
+    ///
+    /// # Errors
+    /// [`RaftGroupError::Group`] when it was refused or does not end in time; the next step is found out anew.
+    pub async fn take(&self, step: &Step, address: &str) -> Result<(), RaftGroupError> {
+        let raft = self.raft();
+        let taken = async {
+            let failed = |error: String| Err(error);
+            match step {
+                Step::AddLearner(node) => {
+                    let added = raft.add_learner(*node, BasicNode::new(address), false).await;
+                    added.map(|_| ()).or_else(|error| failed(error.to_string()))
+                }
+                Step::SetVoters(voters) => {
+                    let changed = raft.change_membership(voters.clone(), false).await;
+                    changed.map(|_| ()).or_else(|error| failed(error.to_string()))
+                }
+                Step::RemoveLearner(node) => {
+                    let change = ChangeMembers::RemoveNodes(BTreeSet::from([*node]));
+                    let changed = raft.change_membership(change, false).await;
+                    changed.map(|_| ()).or_else(|error| failed(error.to_string()))
+                }
+                Step::HandOver(node) => {
+                    raft.trigger().transfer_leader(*node).await.or_else(|error| failed(error.to_string()))
+                }
+            }
+        };
+        let taken = tokio::time::timeout(STEP, taken).await.unwrap_or_else(|_| Err("not in time".to_owned()));
+        let what = || format!("cannot take the step {step:?}");
+        taken.map_err(|error| RaftGroupError::Group { shard: self.shard(), what: what(), error })
+    }
+}
+
+#[cfg(test)]
+#[path = "membership_tests.rs"]
+mod tests;

@@ -1,0 +1,99 @@
+//! Steps taken one after the other, with any leader in between, always end where they should.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn set(nodes: &[u64]) -> BTreeSet<u64> {
+    nodes.iter().copied().collect()
+}
+
+fn standing(own: u64, voters: &[u64], learners: &[u64]) -> Standing {
+    let current = voters.iter().chain(learners).copied().collect();
+    Standing { own, voters: set(voters), learners: set(learners), current, joint: false }
+}
+
+fn wanted(voters: &[u64], learners: &[u64], leader: u64) -> Replicas {
+    Replicas { voters: set(voters), learners: set(learners), leader: Some(leader) }
+}
+
+#[test]
+fn a_voter_is_a_learner_first_and_waits_until_it_has_the_log() {
+    let grown = wanted(&[1, 2], &[], 1);
+    assert_eq!(step(&standing(1, &[1], &[]), &grown), Some(Step::AddLearner(2)));
+    let mut learning = standing(1, &[1], &[2]);
+    assert_eq!(step(&learning, &grown), Some(Step::SetVoters(set(&[1, 2]))));
+    learning.current.remove(&2);
+    assert_eq!(step(&learning, &grown), None, "it lacks the log");
+    assert_eq!(step(&standing(1, &[1, 2], &[]), &grown), None, "it is done");
+}
+
+#[test]
+fn a_leader_that_should_go_hands_over_first_and_the_next_lets_it_go() {
+    let without = wanted(&[2, 3], &[], 3);
+    assert_eq!(step(&standing(1, &[1, 2, 3], &[]), &without), Some(Step::HandOver(3)));
+    assert_eq!(step(&standing(3, &[1, 2, 3], &[]), &without), Some(Step::SetVoters(set(&[2, 3]))));
+    let mut dead = standing(1, &[1, 2, 3], &[]);
+    dead.current.remove(&3);
+    assert_eq!(step(&dead, &without), Some(Step::HandOver(2)), "whoever answers");
+    assert_eq!(step(&dead, &wanted(&[1, 2, 3], &[], 3)), None, "no hand-over to one that does not answer");
+    let mut joint = standing(2, &[1, 2, 3], &[]);
+    joint.joint = true;
+    assert_eq!(step(&joint, &without), Some(Step::SetVoters(set(&[2, 3]))), "a change that was begun is ended");
+}
+
+proptest! {
+    #[test]
+    fn steps_end_where_they_should_whoever_leads(
+        from in proptest::collection::btree_set(1u64..9, 1..5),
+        voters in proptest::collection::btree_set(1u64..9, 1..5),
+        others in proptest::collection::btree_set(1u64..9, 0..4),
+        leaders in proptest::collection::vec(any::<prop::sample::Index>(), 40),
+    ) {
+        let learners = others.difference(&voters).copied().collect();
+        let leader = voters.first().copied();
+        let wanted = Replicas { voters: voters.clone(), learners, leader };
+        let first = *from.first().expect("not empty");
+        let mut now = standing(first, &from.iter().copied().collect::<Vec<_>>(), &[]);
+        for leader in leaders {
+            // Sometimes another voter takes over on its own.
+            let any: Vec<u64> = now.voters.iter().copied().collect();
+            if leader.index(3) == 0 {
+                now.own = *leader.get(&any);
+            }
+            let Some(step) = step(&now, &wanted) else { break };
+            let before = now.voters.clone();
+            match step {
+                Step::AddLearner(node) => prop_assert!(now.learners.insert(node) && !before.contains(&node)),
+                Step::SetVoters(voters) => {
+                    prop_assert!(voters.contains(&now.own), "a leader does not vote itself out");
+                    prop_assert!(voters.iter().all(|node| before.contains(node) || now.learners.contains(node)));
+                    now.learners.retain(|node| !voters.contains(node));
+                    now.voters = voters;
+                }
+                Step::RemoveLearner(node) => prop_assert!(now.learners.remove(&node)),
+                Step::HandOver(node) => {
+                    prop_assert!(now.voters.contains(&node));
+                    now.own = node;
+                }
+            }
+            now.current = now.voters.union(&now.learners).copied().collect();
+        }
+        // Once elections are over, what is left to do is done.
+        for _ in 0..40 {
+            match step(&now, &wanted) {
+                None => break,
+                Some(Step::AddLearner(node)) => drop(now.learners.insert(node)),
+                Some(Step::SetVoters(voters)) => {
+                    now.learners.retain(|node| !voters.contains(node));
+                    now.voters = voters;
+                }
+                Some(Step::RemoveLearner(node)) => drop(now.learners.remove(&node)),
+                Some(Step::HandOver(node)) => now.own = node,
+            }
+            now.current = now.voters.union(&now.learners).copied().collect();
+        }
+        prop_assert_eq!((&now.voters, &now.learners), (&wanted.voters, &wanted.learners));
+        prop_assert_eq!(Some(now.own), wanted.leader);
+    }
+}

@@ -1,0 +1,142 @@
+//! This node among others: the lanes to them, who they are, and patience until there is somebody to ask.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::gate::Admission;
+use super::{NodeError, failed, secrets};
+use crate::actors::members::Member;
+use crate::actors::runtime::Runtime;
+use crate::cluster::coordinator::Coordinator;
+use crate::cluster::entities::{EntityLane, HandlerCell};
+use crate::cluster::join::{self, JoinSettings};
+use crate::cluster::link::{Authority, Link};
+use crate::cluster::raft::{Formation, Groups, adopt};
+use crate::kernel::{Error, ErrorCode};
+use crate::providers::keys::KeyWrapper;
+use crate::settings::Settings;
+
+const AGAIN: Duration = Duration::from_millis(200);
+/// How long a node that joins asks members that do not answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The ways to other nodes.
+#[derive(Clone)]
+pub(super) struct Between {
+    pub link: Link,
+    pub formation: Formation,
+    lane: EntityLane,
+    handler: HandlerCell,
+}
+
+impl Between {
+    pub async fn open(link: Link, formation: Formation, keys: &dyn KeyWrapper) -> Result<Self, NodeError> {
+        let handler = Arc::new(OnceLock::new());
+        let cookie = hex::encode(keys.derive("cluster entity lane v1").as_ref());
+        let lane = EntityLane::start(link.clone(), Arc::clone(&handler), &cookie).await;
+        let lane = lane.map_err(failed("the lane of entities between nodes"))?;
+        Ok(Self { link, formation, lane, handler })
+    }
+
+    /// From here on this node asks others, and answers them.
+    pub fn connect(&self, runtime: &Runtime) {
+        runtime.router.set_peers(self.link.members().into_keys().collect());
+        runtime.router.connect(self.formation.node, Arc::new(self.lane.clone()));
+        let _ = self.handler.set(runtime.handler());
+    }
+
+    /// Makes this node known, and keeps the cluster as its members say until the runtime stops.
+    pub async fn coordinate(
+        &self,
+        settings: &Settings,
+        groups: &Arc<Groups>,
+        coordinator: &Arc<Coordinator>,
+        (stopping, shutdown): (CancellationToken, &CancellationToken),
+    ) -> Result<(), NodeError> {
+        tokio::spawn(Arc::clone(coordinator).run(Arc::clone(groups), stopping.clone()));
+        let (link, following) = (self.link.clone(), Arc::clone(coordinator));
+        tokio::spawn(async move { stopping.run_until_cancelled(follow(&link, &following)).await });
+        let member = Member {
+            id: settings.node.id,
+            address: settings.cluster.address.clone(),
+            zone: settings.node.zone.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let Formation { cluster, shards, founder, .. } = self.formation;
+        let announced = patiently(shutdown, || coordinator.announce(cluster, shards, member.clone(), founder)).await;
+        announced.map_err(failed("this node's membership"))
+    }
+
+    /// Lets other nodes join from now on.
+    pub fn let_in(&self, runtime: &Runtime, settings: &Settings, keys: &dyn KeyWrapper) -> Result<(), NodeError> {
+        let authority = Authority::derive(keys, self.formation.cluster);
+        let authority = authority.map_err(failed("the cluster's certificate authority"))?;
+        let gate = Admission::new(runtime.router.clone(), settings.node.data_dir.clone());
+        tokio::spawn(join::serve(self.link.clone(), authority, gate));
+        Ok(())
+    }
+}
+
+/// Asks the members of a cluster to let this node join, and keeps what makes it one of them; the formation last, so that
+/// a crash in between asks again.
+pub(super) async fn join(settings: &Settings) -> Result<(), NodeError> {
+    let (data_dir, cluster) = (&settings.node.data_dir, &settings.cluster);
+    let joining = JoinSettings {
+        node: settings.node.id,
+        zone: &settings.node.zone,
+        listen: cluster.listen,
+        address: cluster.address.clone(),
+        members: &cluster.join,
+        token: cluster.token.expose(),
+        patience: PATIENCE,
+    };
+    let joined = join::join(data_dir, joining).await.map_err(failed("joining the cluster"))?;
+    secrets::unpack(data_dir, &joined.secrets).map_err(failed("the cluster's secrets"))?;
+    adopt(data_dir, &joined.formation).map_err(failed("the cluster's formation"))
+}
+
+/// Tells the link and the router who the members are, whenever that changes.
+async fn follow(link: &Link, coordinator: &Coordinator) {
+    let mut view = coordinator.view();
+    loop {
+        let members: BTreeMap<u64, String> = {
+            let view = view.borrow_and_update();
+            view.members.iter().map(|(id, known)| (*id, known.member.address.clone())).collect()
+        };
+        if !members.is_empty() {
+            coordinator.router().set_peers(members.keys().copied().collect());
+            if let Err(error) = link.set_members(members) {
+                tracing::error!(%error, "the list of members cannot be kept");
+            }
+        }
+        if view.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Asks until there is an answer: a node that starts may wait for the others, for as long as nobody stops it.
+pub(super) async fn patiently<T, F: Future<Output = Result<T, Error>>>(
+    shutdown: &CancellationToken,
+    mut ask: impl FnMut() -> F,
+) -> Result<T, Error> {
+    let mut told = false;
+    loop {
+        match ask().await {
+            Err(error) if waits(&error) && !shutdown.is_cancelled() => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, "this node waits for others to form a majority");
+                }
+            }
+            answered => return answered,
+        }
+        let _ = tokio::time::timeout(AGAIN, shutdown.cancelled()).await;
+    }
+}
+
+const fn waits(error: &Error) -> bool {
+    matches!(error.code, ErrorCode::Unavailable | ErrorCode::DeadlineExceeded | ErrorCode::Overloaded)
+}
