@@ -40,7 +40,7 @@ async fn what_frames_ambiguously_is_refused_and_hides_nothing() {
         ("a space before the colon", post("content-length : 5\r\n", HIDDEN), &[400]),
         ("a folded field", post("x-a: 1\r\n content-length: 5\r\n", HIDDEN), &[400]),
         ("a field without a colon", post("nonsense\r\n", HIDDEN), &[400]),
-        ("a NUL in a field", post("x-a: 1\02\r\n", HIDDEN), &[400]),
+        ("a NUL in a field", post("x-a: 1\x002\r\n", HIDDEN), &[400]),
         ("a bare CR in a field", post("x-a: 1\rcontent-length: 5\r\n", HIDDEN), &[400]),
         ("a chunk size that is none", post(chunked, &format!("zz\r\n{HIDDEN}")), &[400]),
         ("a chunk size beyond 64 bits", post(chunked, &format!("fffffffffffffffff\r\n{HIDDEN}")), &[400]),
