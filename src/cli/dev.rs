@@ -140,10 +140,11 @@ async fn cluster(args: &DevArgs) -> anyhow::Result<()> {
     };
     if matches!(served, Ok(true)) {
         print!("{}", banner(&nodes));
+        // A node that ends by itself or is killed is told of; the others go on, as in a real cluster.
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
-            ended = any_ended(&mut nodes) => eprintln!("construct: {ended}"),
+            () = tell_ends(&mut nodes) => {}
         }
     }
     futures::future::join_all(nodes.iter_mut().map(DevNode::stop)).await;
@@ -174,15 +175,16 @@ async fn start(args: &DevArgs, nodes: &mut [DevNode]) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn any_ended(nodes: &mut [DevNode]) -> String {
+/// Tells of each node that ends; returns when none is left.
+async fn tell_ends(nodes: &mut [DevNode]) {
     let ends = nodes.iter_mut().filter_map(|node| {
         let (id, log, child) = (node.id, node.log.display().to_string(), node.child.as_mut()?);
-        Some(Box::pin(async move {
+        Some(async move {
             let status = child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
-            format!("node {id} ended with {status}; see {log}")
-        }))
+            eprintln!("construct: node {id} ended with {status}; see {log}");
+        })
     });
-    futures::future::select_all(ends).await.0
+    futures::future::join_all(ends).await;
 }
 
 fn banner(nodes: &[DevNode]) -> String {
