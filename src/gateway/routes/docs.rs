@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::gateway::{Access, Call, Class, Endpoint, LimitClass, Reply, openapi, websocket};
@@ -15,7 +16,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 #[must_use]
 pub fn documented(mut endpoints: Vec<Endpoint>, address: fn(&Settings) -> String) -> Vec<Endpoint> {
     let document = Arc::new(OnceLock::new());
-    let served = document.clone();
+    let (served, written) = (document.clone(), Arc::new(OnceLock::new()));
     endpoints.push(
         Endpoint::get("/openapi.json", "getOpenApi")
             .class(Class::Bulk)
@@ -25,8 +26,8 @@ pub fn documented(mut endpoints: Vec<Endpoint>, address: fn(&Settings) -> String
             .limit(LimitClass::Public)
             .response::<Value>(200, "The document")
             .handle(move |call: Call<()>| {
-                let served = served.clone();
-                async move { get_openapi(&served, address(&call.services.settings)) }
+                let (served, written) = (served.clone(), written.clone());
+                async move { get_openapi(&served, &written, || address(&call.services.settings)) }
             }),
     );
     endpoints.push(page("/docs", "getDocs", "text/html; charset=utf-8", include_str!("../assets/docs.html")));
@@ -73,11 +74,20 @@ fn server(public_url: &str) -> Value {
     json!({ "gateway": server })
 }
 
-fn get_openapi(document: &OnceLock<Value>, address: String) -> Result<Reply, Error> {
-    let mut document = document.get().cloned().ok_or_else(Error::internal)?;
-    document["info"]["contact"]["url"] = json!(format!("{address}/docs"));
-    document["servers"] = json!([{"url": address, "description": "This node"}]);
-    Ok(Reply::ok(&document).header("cache-control", "no-cache"))
+/// The document as bytes, written once: however many answers wait to be taken, they share them.
+fn get_openapi(
+    document: &OnceLock<Value>,
+    written: &OnceLock<Bytes>,
+    address: impl FnOnce() -> String,
+) -> Result<Reply, Error> {
+    let document = document.get().ok_or_else(Error::internal)?;
+    let bytes = written.get_or_init(|| {
+        let (mut document, address) = (document.clone(), address());
+        document["info"]["contact"]["url"] = json!(format!("{address}/docs"));
+        document["servers"] = json!([{"url": address, "description": "This node"}]);
+        Bytes::from(document.to_string())
+    });
+    Ok(Reply::bytes(200, "application/json", bytes.clone()).header("cache-control", "no-cache"))
 }
 
 fn page(path: &'static str, operation: &'static str, content_type: &'static str, text: &'static str) -> Endpoint {
