@@ -75,7 +75,7 @@ async fn targets_and_hosts_that_are_none_are_refused() {
         (line("GET livez HTTP/1.1"), 405),
         (line("GET /li vez HTTP/1.1"), 400),
         (line("GET /livez\0 HTTP/1.1"), 400),
-        (line("GET /livez\u{e9} HTTP/1.1"), 400),
+        (line("GET /livez\u{e9} HTTP/1.1"), 404),
         (line("GET //livez HTTP/1.1"), 404),
         (line("GET /livez/ HTTP/1.1"), 404),
         (line("GET /livez/../livez HTTP/1.1"), 404),
