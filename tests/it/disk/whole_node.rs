@@ -35,7 +35,7 @@ async fn power_cuts_of_the_whole_node_lose_nothing_and_repeat_nothing() {
     let data = volume.path().join("data");
     let plan = load::patient(busy_disk()).data(data.clone());
     let mut node = plan.start().await;
-    let mut load = Load::begin(&node, seed).await;
+    let mut load = Load::of_customers(&node, seed).await;
     let mut aims = BTreeMap::<String, u64>::new();
     for round in 0..cuts {
         let aim = AIMS[usize::try_from(dice.roll(AIMS.len() as u64)).expect("small")];
