@@ -36,7 +36,9 @@ pub enum ClusterCommand {
     },
     /// Let another voter lead a shard
     Transfer {
+        /// The shard, as `cluster shards` lists it
         shard: u16,
+        /// The member that shall lead it; it must hold a voting replica
         #[arg(long, value_name = "NODE")]
         to: u64,
         #[command(flatten)]
@@ -44,12 +46,14 @@ pub enum ClusterCommand {
     },
     /// Take the leads of a member, and replicas where others can take them; ends when it starts again
     Drain {
+        /// The member's number
         node: u64,
         #[command(flatten)]
         admin: AdminArgs,
     },
     /// Give a member up, running or not: others take over what it held, and it is forgotten
     Remove {
+        /// The member's number
         node: u64,
         #[command(flatten)]
         admin: AdminArgs,
