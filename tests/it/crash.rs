@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -19,6 +20,9 @@ use crate::person::Person;
 
 /// A point that is not passed under load for so long is dead, or the load has lost it.
 const PASSED_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long a node that seems stuck is asked why.
+const EXPLAINED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A point, and of how many passages one is drawn: few for what happens seldom.
 type Point = (&'static str, u64);
@@ -121,8 +125,13 @@ async fn crash_at(node: &mut Node, load: &mut Load, point: &str, before: u64) {
     node.spawn();
     if node.ready_or_ended().await {
         let floor = Floor::new(true);
-        let worked = timeout(PASSED_WITHIN, load.work(&floor)).await;
-        assert!(worked.is_ok(), "{point} was not passed {} times by {} operations", before + 1, floor.count());
+        let mut work = pin!(load.work(&floor));
+        if timeout(PASSED_WITHIN, &mut work).await.is_err() {
+            let (times, operations, asked) = (before + 1, floor.count(), floor.asked().clone());
+            let metrics = timeout(EXPLAINED_WITHIN, node.operator().try_get("/metrics")).await.ok().flatten();
+            let metrics = metrics.map_or_else(|| "no metrics".to_owned(), |answer| answer.text);
+            panic!("{point} was not passed {times} times by {operations} operations; asked: {asked:#?}\n{metrics}");
+        }
     }
     node.aborted().await;
     let words = format!("fail point {point}: the process ends here");

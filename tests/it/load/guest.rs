@@ -50,6 +50,8 @@ pub struct Guest {
     pub sign_ups: usize,
     pub user_id: String,
     pub device: String,
+    /// Phones that were accepted: each is sent one code.
+    phones: usize,
     pub token: String,
     token_since: String,
     secret: String,
@@ -110,6 +112,7 @@ impl Guests {
             sign_ups: 0,
             user_id: String::new(),
             device: String::new(),
+            phones: 0,
             token: String::new(),
             token_since: String::new(),
             secret: String::new(),
@@ -230,7 +233,8 @@ impl Guests {
             Step::Verify => Wish::post("/v1/signup/verify", json!({ "token": self.mailed("verify")? })),
             Step::AddPhone => Wish::post("/v1/devices", json!({ "kind": "sms", "number": guest.number })),
             Step::VerifyPhone => {
-                let text = self.texts().into_iter().rfind(|(to, _)| *to == guest.number)?.1;
+                let texts: Vec<_> = self.texts().into_iter().filter(|(to, _)| *to == guest.number).collect();
+                let (_, text) = texts.get(guest.phones - 1..)?.last()?;
                 let digits: String = text.chars().filter(char::is_ascii_digit).take(6).collect();
                 Wish::post(&format!("/v1/devices/{}/verify", guest.device), json!({ "code": digits }))
             }
@@ -277,7 +281,10 @@ impl Guests {
                 guest.user_id = answer.text_at("/user/id");
                 (None, Step::AddPhone)
             }
-            Step::AddPhone => (Some((&mut guest.device, "/id")), Step::VerifyPhone),
+            Step::AddPhone => {
+                guest.phones += 1;
+                (Some((&mut guest.device, "/id")), Step::VerifyPhone)
+            }
             Step::VerifyPhone => (None, Step::Text),
             Step::Text => (None, Step::BeginTotp),
             Step::BeginTotp => (Some((&mut guest.secret, "/secret")), Step::ConfirmTotp),

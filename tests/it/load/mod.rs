@@ -12,6 +12,8 @@ mod guest;
 mod steward;
 mod wish;
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{RwLock, watch};
@@ -84,12 +86,40 @@ pub struct Floor {
     pace: Duration,
     /// About how many operations are acknowledged between two turns of the steward.
     steward_every: u64,
+    /// What was asked and is not answered yet.
+    asked: Mutex<BTreeMap<u64, String>>,
+}
+
+/// A request under way, for as long as it lives.
+pub struct Asking<'a> {
+    floor: &'a Floor,
+    number: u64,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.floor.asked().remove(&self.number);
+    }
 }
 
 impl Floor {
     pub fn new(quiet_clock: bool) -> Self {
         let (count, turns) = (watch::Sender::new(Count::default()), RwLock::new(()));
-        Self { count, turns, quiet_clock, pace: Duration::ZERO, steward_every: 6 }
+        let asked = Mutex::new(BTreeMap::new());
+        Self { count, turns, quiet_clock, pace: Duration::ZERO, steward_every: 6, asked }
+    }
+
+    /// What is asked and not answered yet, by the number of its question.
+    pub fn asked(&self) -> MutexGuard<'_, BTreeMap<u64, String>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a question until what is returned is dropped.
+    fn asking(&self, what: String) -> Asking<'_> {
+        let mut asked = self.asked();
+        let number = asked.last_key_value().map_or(0, |(last, _)| last + 1);
+        asked.insert(number, what);
+        Asking { floor: self, number }
     }
 
     /// A moderate load: clients rest in between, and days pass seldom.

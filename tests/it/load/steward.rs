@@ -71,6 +71,7 @@ impl Steward {
         let now: jiff::Timestamp = clock.text_at("/now").parse().expect("an RFC 3339 time");
         let then = jiff::Timestamp::from_second(now.as_second() + days * DAY).expect("a time");
         let body = json!({ "advance_to": then.to_string() });
+        let _asking = floor.asking(format!("POST {CLOCK} {body}"));
         let Some(answer) = self.admin.try_send(Method::POST, CLOCK, Some(&fresh_key()), Some(&body)).await else {
             return false;
         };

@@ -41,6 +41,7 @@ impl Wish {
     }
 
     pub async fn send(&self, client: &Client, floor: &Floor) -> Came {
+        let _asking = floor.asking(format!("{} {}", self.method, self.path));
         let answer = client.try_send(self.method.clone(), &self.path, Some(&self.key), self.body.as_ref()).await;
         let Some(answer) = answer.filter(|_| floor.believes()) else { return Came::Gone };
         if answer.status >= 500 || code(&answer) == "idempotency_in_progress" {
