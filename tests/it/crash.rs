@@ -128,9 +128,12 @@ async fn crash_at(node: &mut Node, load: &mut Load, point: &str, before: u64) {
         let mut work = pin!(load.work(&floor));
         if timeout(PASSED_WITHIN, &mut work).await.is_err() {
             let (times, operations, asked) = (before + 1, floor.count(), floor.asked().clone());
+            let process = std::fs::read_to_string(format!("/proc/{}/status", node.process())).unwrap_or_default();
             let metrics = timeout(EXPLAINED_WITHIN, node.operator().try_get("/metrics")).await.ok().flatten();
             let metrics = metrics.map_or_else(|| "no metrics".to_owned(), |answer| answer.text);
-            panic!("{point} was not passed {times} times by {operations} operations; asked: {asked:#?}\n{metrics}");
+            panic!(
+                "{point} was not passed {times} times by {operations} operations; asked: {asked:#?}\n{process}\n{metrics}"
+            );
         }
     }
     node.aborted().await;

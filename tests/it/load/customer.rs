@@ -90,8 +90,8 @@ impl Customer {
     /// Works until the node is gone or the floor closed.
     pub async fn work(&mut self, floor: &Floor) {
         while floor.is_open() {
-            let turn = floor.turns.read().await;
-            if self.pending.is_none() && self.make_wish().await.is_none() {
+            let turn = floor.turn(&format!("customer {}", self.index)).await;
+            if self.pending.is_none() && self.make_wish(floor).await.is_none() {
                 break;
             }
             if !self.try_pending(floor).await {
@@ -110,13 +110,13 @@ impl Customer {
     }
 
     /// `None`: the node is gone.
-    async fn make_wish(&mut self) -> Option<()> {
+    async fn make_wish(&mut self, floor: &Floor) -> Option<()> {
         self.next_number += 1;
         let number = self.next_number;
         let kind = match self.dice.roll(20) {
             12 | 13 if self.subscriptions.len() < MOST_SUBSCRIPTIONS => Kind::Subscribe,
             14 | 15 => self.change().unwrap_or(Kind::Rename(number)),
-            16 | 17 => self.refund().await?.unwrap_or(Kind::Rename(number)),
+            16 | 17 => self.refund(floor).await?.unwrap_or(Kind::Rename(number)),
             18 | 19 => Kind::Rename(number),
             _ => Kind::Notify(format!("note {}-{number}", self.index)),
         };
@@ -145,9 +145,11 @@ impl Customer {
     }
 
     /// An invoice that was paid by card and of which nothing was given back yet.
-    async fn refund(&mut self) -> Option<Option<Kind>> {
+    async fn refund(&mut self, floor: &Floor) -> Option<Option<Kind>> {
         let amount = 1 + self.dice.roll(REFUND);
+        let asking = floor.asking(format!("GET /v1/invoices for customer {}", self.index));
         let invoices = self.person.api.try_get("/v1/invoices?limit=100").await?;
+        drop(asking);
         let items = invoices.json["items"].as_array().cloned().unwrap_or_default();
         let fits = |invoice: &&Value| {
             let id = invoice["id"].as_str().unwrap_or_default();
@@ -183,7 +185,7 @@ impl Customer {
             return self.sign_in_again(floor).await;
         }
         if let (Kind::Change(id, _), "conflict") = (&kind, code(&answer)) {
-            return self.refused(&id.clone(), &answer).await;
+            return self.refused(&id.clone(), &answer, floor).await;
         }
         assert!((200..300).contains(&answer.status), "{wish:?}: {} {}", answer.status, answer.text);
         self.pending = None;
@@ -207,7 +209,8 @@ impl Customer {
     }
 
     /// A change may have to wait for an invoice; one of a subscription that has ended is given up.
-    async fn refused(&mut self, id: &str, answer: &Answer) -> bool {
+    async fn refused(&mut self, id: &str, answer: &Answer, floor: &Floor) -> bool {
+        let _asking = floor.asking(format!("GET {id}"));
         let Some(now) = self.person.api.try_get(&format!("/v1/subscriptions/{id}")).await else { return false };
         if now.status == 200 && !matches!(now.json["state"].as_str(), Some("active" | "trialing")) {
             self.pending = None;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::Floor;
 use super::customer::pause;
+use super::steward::CLOCK;
 use super::wish::{Came, Wish, code};
 use crate::http::{Answer, Client};
 use crate::mail::{Mail, Maildir};
@@ -129,7 +130,7 @@ impl Guests {
     /// Works until the node is gone or the floor closed.
     pub async fn work(&mut self, floor: &Floor) {
         while floor.is_open() {
-            let turn = floor.turns.read().await;
+            let turn = floor.turn(&format!("guests {}", self.index)).await;
             if self.present().step == Step::Gone {
                 self.next_guest();
             }
@@ -151,7 +152,9 @@ impl Guests {
 
     /// One try of the present step; false: the node is gone.
     async fn go_on(&mut self, floor: &Floor) -> bool {
-        let Some(clock) = self.admin.try_get("/admin/v1/clock").await else { return false };
+        let asking = floor.asking(format!("GET {CLOCK} for {}", self.present().email));
+        let Some(clock) = self.admin.try_get(CLOCK).await else { return false };
+        drop(asking);
         if clock.status != 200 {
             return pause().await;
         }

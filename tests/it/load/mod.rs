@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{RwLock, watch};
+use tokio::sync::{RwLock, RwLockReadGuard, watch};
 use tokio::time::timeout;
 
 use crate::http::fresh_key;
@@ -125,6 +125,12 @@ impl Floor {
     /// A moderate load: clients rest in between, and days pass seldom.
     pub fn paced(pace: Duration, steward_every: u64) -> Self {
         Self { pace, steward_every, ..Self::new(true) }
+    }
+
+    /// Waits for a turn beside others.
+    async fn turn(&self, who: &str) -> RwLockReadGuard<'_, ()> {
+        let _waiting = self.asking(format!("a turn for {who}"));
+        self.turns.read().await
     }
 
     fn acknowledged(&self) {

@@ -11,7 +11,7 @@ use crate::person;
 
 const DAY: i64 = 86_400;
 const ROTATE: &str = "/admin/v1/keys/rotate";
-const CLOCK: &str = "/admin/v1/clock";
+pub const CLOCK: &str = "/admin/v1/clock";
 
 pub struct Steward {
     admin: Client,
@@ -38,12 +38,14 @@ impl Steward {
 
     async fn turn(&mut self, floor: &Floor) -> bool {
         if self.dice.roll(3) == 0 {
-            let _turn = floor.turns.read().await;
+            let _turn = floor.turn("the steward").await;
             return self.rotate(floor).await;
         }
         let days = 1 + i64::try_from(self.dice.roll(9)).expect("small");
         if floor.quiet_clock || self.dice.roll(2) == 0 {
+            let waiting = floor.asking("the steward's turn alone".to_owned());
             let _alone = floor.turns.write().await;
+            drop(waiting);
             return self.advance(days, floor).await;
         }
         self.advance(days, floor).await
@@ -64,7 +66,9 @@ impl Steward {
     }
 
     async fn advance(&self, days: i64, floor: &Floor) -> bool {
+        let asking = floor.asking(format!("GET {CLOCK} for the steward"));
         let Some(clock) = self.admin.try_get(CLOCK).await else { return false };
+        drop(asking);
         if clock.status != 200 {
             return true;
         }

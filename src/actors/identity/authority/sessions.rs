@@ -97,8 +97,16 @@ impl Authority {
     /// Proves again who the holder of a session is, with the password or, where it is set up, a code.
     ///
     /// # Errors
-    /// `forbidden` when it is wrong; `rate_limited` after too many wrong ones.
+    /// `invalid` when it is wrong; `rate_limited` after too many wrong ones; `unauthenticated` when the session ended or
+    /// the account was erased since the request was let in.
     pub async fn prove(&self, principal: &Principal, proof: Proof, origin: &Origin) -> Result<(), Error> {
+        self.check_proof(principal, proof, origin).await.map_err(|error| match error.code {
+            ErrorCode::NotFound | ErrorCode::Gone => Error::unauthenticated("The session is over; sign in again."),
+            _ => error,
+        })
+    }
+
+    async fn check_proof(&self, principal: &Principal, proof: Proof, origin: &Origin) -> Result<(), Error> {
         let Principal::User { id: user_id, session: Some(session_id), .. } = principal else {
             return Err(Error::forbidden("This needs a signed-in session."));
         };

@@ -192,7 +192,12 @@ async fn tokens_live_as_long_as_their_session() {
     world.authority.sign_out(&user_id, &third.session_id, &world.origin()).await.expect("signed out");
     assert_eq!(code(world.holder(&third).await), Some(ErrorCode::Unauthenticated));
     assert!(world.holder(&other).await.is_ok());
+    // A request that was let in just before its session ended is refused as one that came just after.
+    let proof = Proof::Password(Secret::new(PASSWORD.to_owned()));
+    let late = world.holder(&other).await.expect("known");
     world.authority.sign_out_everywhere(&user_id, &world.origin()).await.expect("signed out");
+    let proved = world.authority.prove(&late, proof, &world.origin()).await;
+    assert_eq!(code(proved), Some(ErrorCode::Unauthenticated));
     assert_eq!(code(world.holder(&other).await), Some(ErrorCode::Unauthenticated));
     assert_eq!(world.authority.sessions(&user_id, &world.origin()).await.map(|open| open.len()), Ok(0));
 
