@@ -14,7 +14,7 @@ use super::wish::{Came, Wish, code};
 use crate::http::{Answer, Client};
 use crate::mail::{Mail, Maildir};
 use crate::node::Node;
-use crate::person::PASSWORD;
+use crate::person::{self, PASSWORD};
 use crate::tour::totp;
 
 const NEW_PASSWORD: &str = "nine brass lanterns hum by noon";
@@ -37,7 +37,7 @@ pub enum Step {
     SecondFactor,
     Leave,
     Gone,
-    /// A token lapsed before there was a second factor.
+    /// A token lapsed before it was known that there is a second factor.
     Renew,
 }
 
@@ -60,6 +60,15 @@ pub struct Guest {
     challenge: String,
     /// Where to go on after [`Step::Renew`].
     resume: Step,
+    /// The password as it was last set.
+    password: &'static str,
+}
+
+impl Guest {
+    fn totp(&self, now: &str) -> String {
+        let at: jiff::Timestamp = now.parse().expect("an RFC 3339 time");
+        totp(&self.secret, at.as_second())
+    }
 }
 
 /// The guests that come one after the other, the present one last.
@@ -120,6 +129,7 @@ impl Guests {
             recovery_codes: Vec::new(),
             challenge: String::new(),
             resume: Step::AddPhone,
+            password: PASSWORD,
         });
     }
 
@@ -143,9 +153,12 @@ impl Guests {
         floor.close();
     }
 
-    /// Brings the present guest to the end.
-    pub async fn finish(&mut self, floor: &Floor) {
+    /// Brings the present guest to the end. Nobody else moves the clock any more.
+    pub async fn finish(&mut self, node: &Node, floor: &Floor) {
         while self.present().step != Step::Gone {
+            if self.pending.is_none() && self.present().step == Step::SecondFactor {
+                person::advance_by(node, 60).await;
+            }
             assert!(self.go_on(floor).await, "the node answers");
         }
     }
@@ -204,8 +217,10 @@ impl Guests {
         let guest = self.guests.last_mut().expect("there is always a guest");
         let moved = now != self.since || (answer.status == 401 && now != guest.token_since);
         let lapsed = matches!(answer.status, 401 | 403 | 410 | 422) && (moved || self.beginnings > 1);
+        // A code is good once; another comes with time.
+        let used = guest.step == Step::SecondFactor && guest.recovery_codes.is_empty();
         let texts = code(answer) == "rate_limited" || answer.status == 409;
-        assert!(lapsed || texts, "{guest:?}: {wish:?}: {} {}", answer.status, answer.text);
+        assert!(lapsed || texts || used, "{guest:?}: {wish:?}: {} {}", answer.status, answer.text);
         assert!(self.beginnings < BEGINNINGS, "{guest:?} gets nowhere: {} {}", answer.status, answer.text);
         self.pending = None;
         self.in_doubt = false;
@@ -248,22 +263,23 @@ impl Guests {
                 Wish::post("/v1/notifications", body)
             }
             Step::BeginTotp => Wish::post("/v1/mfa/totp", json!({ "password": PASSWORD })),
-            Step::ConfirmTotp => {
-                let at: jiff::Timestamp = now.parse().expect("an RFC 3339 time");
-                Wish::post("/v1/mfa/totp/confirm", json!({ "code": totp(&guest.secret, at.as_second()) }))
-            }
+            Step::ConfirmTotp => Wish::post("/v1/mfa/totp/confirm", json!({ "code": guest.totp(now) })),
             Step::Forget => Wish::post("/v1/password/forgot", json!({ "email": email })),
             Step::Reset => {
                 let body = json!({ "token": self.mailed("reset")?, "new_password": NEW_PASSWORD });
                 Wish::post("/v1/password/reset", body)
             }
-            Step::SignIn => Wish::post("/v1/sessions", json!({ "email": email, "password": NEW_PASSWORD })),
+            Step::SignIn | Step::Renew => {
+                Wish::post("/v1/sessions", json!({ "email": email, "password": guest.password }))
+            }
             Step::SecondFactor => {
-                let (challenge, code) = (&guest.challenge, guest.recovery_codes.last().expect("codes enough"));
-                let body = json!({ "challenge_id": challenge, "method": "recovery_code", "code": code });
+                let (method, code) = match guest.recovery_codes.last() {
+                    Some(code) => ("recovery_code", code.clone()),
+                    None => ("totp", guest.totp(now)),
+                };
+                let body = json!({ "challenge_id": guest.challenge, "method": method, "code": code });
                 Wish::post("/v1/sessions/mfa", body)
             }
-            Step::Renew => Wish::post("/v1/sessions", json!({ "email": email, "password": PASSWORD })),
             Step::Leave | Step::Gone => Wish::delete("/v1/me", json!({ "password": NEW_PASSWORD })),
         })
     }
@@ -271,6 +287,11 @@ impl Guests {
     /// Takes from the answer what later steps need.
     fn learn(&mut self, answer: &Answer, made_at: &str) {
         let guest = self.present();
+        // The confirmation of the second factor had taken effect, and its answer with the recovery codes is lost.
+        let challenged = guest.step == Step::Renew && answer.json.pointer("/mfa/challenge_id").is_some();
+        if challenged {
+            guest.step = Step::SignIn;
+        }
         if matches!(guest.step, Step::Verify | Step::SecondFactor | Step::Renew) {
             guest.token = answer.text_at("/access_token");
             made_at.clone_into(&mut guest.token_since);
@@ -297,11 +318,14 @@ impl Guests {
                 (None, Step::Forget)
             }
             Step::Forget => (None, Step::Reset),
-            Step::Reset => (None, Step::SignIn),
+            Step::Reset => {
+                guest.password = NEW_PASSWORD;
+                (None, Step::SignIn)
+            }
             Step::SignIn => (Some((&mut guest.challenge, "/mfa/challenge_id")), Step::SecondFactor),
             Step::SecondFactor => {
                 guest.recovery_codes.pop();
-                (None, Step::Leave)
+                (None, if guest.password == PASSWORD { Step::Forget } else { Step::Leave })
             }
             Step::Renew => (None, guest.resume),
             Step::Leave | Step::Gone => (None, Step::Gone),

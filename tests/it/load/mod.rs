@@ -218,7 +218,7 @@ impl Load {
             customer.have_last_wish(&floor).await;
         }
         for guests in &mut self.guests {
-            guests.finish(&floor).await;
+            guests.finish(node, &floor).await;
         }
         self.steward.finish(node).await;
         self.sign_in(node).await;
