@@ -18,8 +18,9 @@ use crate::mail::Maildir;
 use crate::node::{Node, Plan};
 use crate::person::Person;
 
-/// A point that is not passed under load for so long is dead, or the load has lost it.
-const PASSED_WITHIN: Duration = Duration::from_secs(60);
+/// A point that is not passed under load for so long is dead, or the load has lost it. Longer than a client waits for
+/// one answer, so that a request whose connection died unnoticed ends first.
+const PASSED_WITHIN: Duration = Duration::from_secs(150);
 
 /// How long a node that seems stuck is asked why.
 const EXPLAINED_WITHIN: Duration = Duration::from_secs(10);
