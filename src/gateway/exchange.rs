@@ -12,6 +12,9 @@ use super::reply::{Body, Reply};
 use super::request::Head;
 use crate::actors::runtime::entropy;
 
+/// What an answer usually gets here.
+const USUAL_HEADERS: usize = 10;
+
 /// One request and its answer.
 #[derive(Debug, Clone)]
 pub struct Exchange {
@@ -34,13 +37,14 @@ impl Exchange {
     pub fn begin(head: &Head, source: String, secure: bool) -> Self {
         let random = entropy();
         let sent = head.header("x-request-id").filter(|id| is_request_id(id));
-        let request_id = sent.map_or_else(|| format!("req-{}", hex::encode(&random[..12])), str::to_owned);
-        let span = hex::encode(&random[12..20]);
+        let request_id = sent.map_or_else(|| hexed("req-", &random[..12], ""), str::to_owned);
         let parent = head.header("traceparent").and_then(trace);
         let parent_id = parent.as_ref().map(|(_, parent, _)| parent.clone());
-        let fresh = || (hex::encode(&random[16..32]), String::new(), "00".to_owned());
-        let (trace_id, _, flags) = parent.unwrap_or_else(fresh);
-        let traceparent = format!("00-{trace_id}-{span}-{flags}");
+        let span = &random[12..20];
+        let traceparent = match parent {
+            Some((trace_id, _, flags)) => hexed(&format!("00-{trace_id}-"), span, &format!("-{flags}")),
+            None => hexed(&hexed("00-", &random[16..32], "-"), span, "-00"),
+        };
         Self { request_id, traceparent, parent_id, source, secure, limit: None, foreign: false }
     }
 
@@ -73,10 +77,11 @@ impl Exchange {
     /// Adds the headers that every answer has, and takes the body from an answer to HEAD.
     pub fn finish(&self, head: &Head, reply: &mut Reply) {
         let headers = &mut reply.headers;
+        headers.reserve(USUAL_HEADERS);
         set(headers, HeaderName::from_static("x-request-id"), &self.request_id);
         if let Some(report) = &self.limit {
-            set(headers, HeaderName::from_static("ratelimit-policy"), &report.policy);
-            set(headers, HeaderName::from_static("ratelimit"), &report.state);
+            headers.insert(HeaderName::from_static("ratelimit-policy"), report.policy.clone());
+            headers.insert(HeaderName::from_static("ratelimit"), report.state.clone());
         }
         let foreign = self.foreign;
         let mut default = |name: HeaderName, value: &'static str| {
@@ -100,6 +105,19 @@ impl Exchange {
             reply.body = Body::Full(bytes::Bytes::new());
         }
     }
+}
+
+/// The bytes in hexadecimal between two texts.
+fn hexed(before: &str, bytes: &[u8], after: &str) -> String {
+    let mut digits = [0; 32];
+    let digits = &mut digits[..bytes.len() * 2];
+    let digits = if hex::encode_to_slice(bytes, digits).is_ok() { digits } else { &mut [] };
+    let digits = std::str::from_utf8(digits).unwrap_or_default();
+    let mut text = String::with_capacity(before.len() + digits.len() + after.len());
+    text.push_str(before);
+    text.push_str(digits);
+    text.push_str(after);
+    text
 }
 
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {

@@ -5,20 +5,24 @@
 //! beyond the bound share one bucket. Deliberately absent: counting over all nodes; each node counts what it serves.
 
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
+use http::HeaderValue;
 
 use super::registry::LimitClass;
 use crate::kernel::{Error, ErrorCode};
 use crate::settings::{Limit, Limits};
 
 const MAX_KEYS: usize = 100_000;
-/// Between looks at the number of buckets, in calls.
+/// Counting the buckets takes longer than a check: it is done once in so many calls, or more often where few are
+/// allowed.
+const LOOK_EVERY: u32 = 64;
+/// Between purges of idle buckets, in calls.
 const PURGE_EVERY: u32 = 4096;
 
 type Keyed<C> = RateLimiter<Box<str>, DashMapStateStore<Box<str>>, C, StateInformationMiddleware>;
@@ -27,9 +31,9 @@ type Keyed<C> = RateLimiter<Box<str>, DashMapStateStore<Box<str>>, C, StateInfor
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// `RateLimit-Policy`.
-    pub policy: String,
+    pub policy: HeaderValue,
     /// `RateLimit`.
-    pub state: String,
+    pub state: HeaderValue,
 }
 
 /// A call beyond the limit.
@@ -48,9 +52,14 @@ impl From<&Limited> for Error {
 
 struct Bucket<C: Clock> {
     name: &'static str,
+    policy: HeaderValue,
     burst: u32,
     period: Duration,
     calls: AtomicU32,
+    /// Between looks at the number of buckets, in calls.
+    look_every: u32,
+    /// Whether there were as many buckets as there may be, at the last look.
+    full: AtomicBool,
     max_keys: usize,
     clock: C,
     limiter: Keyed<C>,
@@ -63,19 +72,24 @@ impl<C: Clock + Clone> Bucket<C> {
         let quota = Quota::per_minute(per_minute).allow_burst(burst);
         let limiter = Keyed::new(quota, DashMapStateStore::default(), clock.clone());
         let calls = AtomicU32::new(0);
-        let period = quota.replenish_interval();
-        Self { name, burst: burst.get(), period, calls, max_keys, clock: clock.clone(), limiter }
+        let (burst, period) = (burst.get(), quota.replenish_interval());
+        let policy = header(format!("\"{name}\";q={burst};w={}", seconds(period * burst).max(1)));
+        let look_every = u32::try_from(max_keys / 8).unwrap_or(LOOK_EVERY).clamp(1, LOOK_EVERY);
+        let (full, clock) = (AtomicBool::new(false), clock.clone());
+        Self { name, policy, burst, period, calls, look_every, full, max_keys, clock, limiter }
     }
 
     fn check(&self, key: &str) -> Result<Report, Limited> {
         let mut key: Box<str> = key.into();
-        if self.calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(PURGE_EVERY)
-            && self.limiter.len() >= self.max_keys / 2
-        {
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        if call.is_multiple_of(PURGE_EVERY) && self.limiter.len() >= self.max_keys / 2 {
             self.limiter.retain_recent();
             self.limiter.shrink_to_fit();
         }
-        if self.limiter.len() >= self.max_keys {
+        if call.is_multiple_of(self.look_every) {
+            self.full.store(self.limiter.len() >= self.max_keys, Ordering::Relaxed);
+        }
+        if self.full.load(Ordering::Relaxed) {
             key = "".into();
         }
         match self.limiter.check_key(&key) {
@@ -89,14 +103,14 @@ impl<C: Clock + Clone> Bucket<C> {
 
     /// `t` says when the whole burst is available again.
     fn report(&self, remaining: u32) -> Report {
-        let Self { name, burst, period, .. } = self;
-        let window = seconds(*period * *burst).max(1);
+        let Self { name, policy, burst, period, .. } = self;
         let reset = seconds(*period * burst.saturating_sub(remaining));
-        Report {
-            policy: format!("\"{name}\";q={burst};w={window}"),
-            state: format!("\"{name}\";r={remaining};t={reset}"),
-        }
+        Report { policy: policy.clone(), state: header(format!("\"{name}\";r={remaining};t={reset}")) }
     }
+}
+
+fn header(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("names and digits")
 }
 
 fn seconds(duration: Duration) -> u32 {
@@ -178,9 +192,10 @@ mod tests {
     fn a_burst_passes_and_then_one_call_a_period() {
         let clock = FakeRelativeClock::default();
         let limits = limits(&clock, 100);
+        let text = |report: &Report| report.state.to_str().expect("text").to_owned();
         let state = |outcome: Result<Option<Report>, Limited>| match outcome {
-            Ok(report) => report.expect("limited").state,
-            Err(limited) => format!("{} retry {}", limited.report.state, limited.retry_after_seconds),
+            Ok(report) => text(&report.expect("limited")),
+            Err(limited) => format!("{} retry {}", text(&limited.report), limited.retry_after_seconds),
         };
         let call = || state(limits.check(LimitClass::Read, "usr_1"));
         let first = limits.check(LimitClass::Read, "usr_0").expect("allowed").expect("limited");
