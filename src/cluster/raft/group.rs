@@ -51,15 +51,21 @@ impl ShardGroup {
     ) -> Result<Arc<Self>, RaftGroupError> {
         let shard = machine.state().shard();
         let failed = |what: &str, error: String| RaftGroupError::Group { shard, what: what.to_owned(), error };
-        let config =
-            config(settings).validate().map_err(|error| failed("is not configured well", error.to_string()))?;
+        let config = Config { enable_elect: false, ..config(settings) };
+        let config = config.validate().map_err(|error| failed("is not configured well", error.to_string()))?;
+        // The longest a leader may believe that nobody else was elected.
+        let lease = Duration::from_millis(config.election_timeout_max);
         let node = settings.node_id;
         let raft = Raft::new(node, Arc::new(config), network.of(shard), log, machine.clone())
             .await
             .map_err(|error| failed("cannot start", error.to_string()))?;
-        network.register(shard, raft.clone(), machine.clone());
         let formed = raft.is_initialized().await.map_err(|error| failed("cannot start", error.to_string()))?;
         let only = formed && raft.voter_ids().eq([node]);
+        let stop = CancellationToken::new();
+        // Before it ended, this node may have promised a leader not to vote for another for as long as a lease.
+        let promised = if formed && !only { lease } else { Duration::ZERO };
+        network.register(shard, raft.clone(), machine.clone(), promised);
+        let electing = tokio::spawn(stand(raft.clone(), promised, stop.clone()));
         if only {
             // The only voter need not wait for an election time-out.
             raft.trigger().elect(false).await.map_err(|error| failed("cannot elect", error.to_string()))?;
@@ -68,7 +74,6 @@ impl ShardGroup {
             let members = std::collections::BTreeMap::from([(node, BasicNode::new(settings.address.clone()))]);
             raft.initialize(members).await.map_err(|error| failed("cannot be formed", error.to_string()))?;
         }
-        let stop = CancellationToken::new();
         let limits = (settings.queue_ops, settings.queue_bytes);
         let (queue, proposer) = Queue::start(shard, raft.clone(), limits, stop.clone());
         let (mut leadership, watching) = leadership::follow(raft.clone(), stop.clone());
@@ -79,7 +84,7 @@ impl ShardGroup {
             let leads = leadership.wait_for(|now| now.leading.is_some()).await;
             leads.map_err(|error| failed("cannot recover", error.to_string()))?;
         }
-        let tasks = std::sync::Mutex::new(vec![proposer, watching]);
+        let tasks = std::sync::Mutex::new(vec![proposer, watching, electing]);
         let (metrics, silence) = (raft.metrics(), Duration::from_millis(settings.election_ms.saturating_mul(2)));
         Ok(Arc::new(Self { shard, raft, metrics, machine, queue, leadership, silence, stop, tasks }))
     }
@@ -163,6 +168,13 @@ impl ShardGroup {
         if let Err(error) = self.raft.shutdown().await {
             tracing::error!(shard = %self.shard, %error, "the group did not stop cleanly");
         }
+    }
+}
+
+/// Lets the group stand for election once no promise of an earlier process can hold any more.
+async fn stand(raft: Raft, promised: Duration, stop: CancellationToken) {
+    if stop.run_until_cancelled(tokio::time::sleep(promised)).await.is_some() {
+        raft.runtime_config().elect(true);
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use futures::{StreamExt, stream};
 use openraft::raft::AppendEntriesRequest;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 
 use super::wire::{Call, Reply, Request};
 use super::{Group, Network};
@@ -89,6 +90,11 @@ async fn answer(sender: &Sender, id: u64, reply: &Reply) -> bool {
 async fn handle(group: &Group, call: Call) -> Reply {
     let raft = &group.raft;
     match call {
+        Call::PreVote(request) | Call::Vote(request)
+            if !request.leadership_transfer && Instant::now() < group.votes_from =>
+        {
+            Reply::Failed("this replica has just started and may have promised its vote to a leader".to_owned())
+        }
         Call::PreVote(request) => raft.pre_vote(request).await.map_or_else(|error| failed(&error), Reply::Voted),
         Call::Vote(request) => raft.vote(request).await.map_or_else(|error| failed(&error), Reply::Voted),
         Call::Transfer(request) => {

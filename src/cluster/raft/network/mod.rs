@@ -27,6 +27,7 @@ use openraft::raft::{
 };
 use openraft::type_config::alias::SnapshotOf;
 use openraft::{AnyError, BasicNode};
+use tokio::time::Instant;
 
 use self::lane::{LaneError, Peer};
 use self::wire::{Call, Reply};
@@ -59,6 +60,8 @@ struct Shared {
 struct Group {
     raft: Raft,
     machine: ShardMachine,
+    /// Votes may be asked for from then on.
+    votes_from: Instant,
 }
 
 impl Network {
@@ -88,10 +91,11 @@ impl Network {
         ShardNetwork { network: self.clone(), shard: shard.0 }
     }
 
-    /// Lets other nodes reach a shard of this one.
-    pub(super) fn register(&self, shard: ShardId, raft: Raft, machine: ShardMachine) {
-        let mut groups = self.shared.groups.write().unwrap_or_else(PoisonError::into_inner);
-        groups.insert(shard.0, Group { raft, machine });
+    /// Lets other nodes reach a shard of this one, which may be bound by a promise for so long: until then it votes for
+    /// nobody but whom its leader names.
+    pub(super) fn register(&self, shard: ShardId, raft: Raft, machine: ShardMachine, promised: Duration) {
+        let group = Group { raft, machine, votes_from: Instant::now() + promised };
+        self.shared.groups.write().unwrap_or_else(PoisonError::into_inner).insert(shard.0, group);
     }
 
     fn group(&self, shard: u16) -> Option<Group> {

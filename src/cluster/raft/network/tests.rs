@@ -26,6 +26,7 @@ async fn until(what: &str, holds: impl FnMut() -> bool) {
 
 struct Node {
     link: Link,
+    network: Network,
     raft: Raft,
     machine: ShardMachine,
     _wal: Wal,
@@ -44,8 +45,8 @@ impl Node {
         let settings = GroupSettings { heartbeat_ms: 500, election_ms: 5000, ..GroupSettings::default() };
         let config: Arc<Config> = Arc::new(config(&settings).validate().unwrap());
         let raft = Raft::new(node, config, network.of(SHARD), wal.group(SHARD.0), machine.clone()).await.unwrap();
-        network.register(SHARD, raft.clone(), machine.clone());
-        Self { link, raft, machine, _wal: wal }
+        network.register(SHARD, raft.clone(), machine.clone(), Duration::ZERO);
+        Self { link, network, raft, machine, _wal: wal }
     }
 
     fn applied(&self) -> u64 {
@@ -198,6 +199,32 @@ async fn a_replica_that_the_log_does_not_reach_gets_a_snapshot_which_resumes_whe
     write(&one, op("e", 64, 100)).await;
     until("the log goes on", || two.applied() == one.applied()).await;
     assert_eq!(two.machine.state().counts().entities, 1);
+    for node in [one, two] {
+        node.raft.shutdown().await.unwrap();
+        node.link.shutdown().await;
+    }
+}
+
+/// A leader believes for as long as a lease that no voter it heard has voted for another. A voter that restarts has
+/// forgotten whom it promised that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_may_be_bound_by_a_promise_votes_for_nobody() {
+    let site = Site::new();
+    let (one, two) = (Node::start(&site, 1, u64::MAX).await, Node::start(&site, 2, u64::MAX).await);
+    introduce(&[&one.link, &two.link]);
+    let mut replica = one.network.of(SHARD).new_client(2, &BasicNode::new(two.link.address().to_string())).await;
+    until("they are connected", || one.link.is_connected(2)).await;
+    let option = || RPCOption::new(Duration::from_secs(5));
+    let request =
+        |term, transfer| VoteRequest { vote: Vote::new(term, 1), last_log_id: None, leadership_transfer: transfer };
+    let promise = Duration::from_secs(3600);
+    two.network.register(SHARD, two.raft.clone(), two.machine.clone(), promise);
+    assert!(replica.pre_vote(request(1, false), option()).await.is_err());
+    assert!(replica.vote(request(1, false), option()).await.is_err());
+    let named = replica.vote(request(1, true), option()).await.expect("an answer");
+    assert!(named.vote_granted, "whom the leader names may be voted for: it makes no use of its lease any more");
+    two.network.register(SHARD, two.raft.clone(), two.machine.clone(), Duration::ZERO);
+    assert!(replica.vote(request(2, false), option()).await.expect("an answer").vote_granted);
     for node in [one, two] {
         node.raft.shutdown().await.unwrap();
         node.link.shutdown().await;
