@@ -7,6 +7,9 @@ use crate::kernel::{Context, Decision, Entity, EntityId, Error, ErrorCode, Times
 
 /// How long an answer is remembered, in hours of domain time.
 pub const REMEMBERED_HOURS: i64 = 24;
+/// The deadline of a request is a time of the node that began it. When it lies further ahead than any request takes and
+/// clocks may differ, one of them was stepped: waiting for it could take hours, and doing it again does no harm.
+const CLOCKS_DIFFER_MINUTES: i64 = 1;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Idempotency {
@@ -32,7 +35,9 @@ enum Phase {
 
 impl Idempotency {
     fn start(&self, command: Event, at: Timestamp, context: &Context) -> Result<Decision<Self>, Error> {
-        let Event::Started { fingerprint, executor, .. } = &command else { return Err(Error::internal()) };
+        let Event::Started { fingerprint, executor, deadline: own, .. } = &command else {
+            return Err(Error::internal());
+        };
         let known = match &self.phase {
             Phase::Unknown => None,
             Phase::Started { fingerprint, .. } | Phase::Completed { fingerprint, .. } => Some(fingerprint),
@@ -45,7 +50,8 @@ impl Idempotency {
             Phase::Completed { answer, .. } => return Ok(Decision::reply(Reply::Answered(answer.clone()))),
             Phase::Started { executor: holder, deadline, .. } => {
                 let gone = holder.node == executor.node && holder.boot != executor.boot;
-                if !gone && at < *deadline {
+                let believed = *deadline <= own.plus_minutes(CLOCKS_DIFFER_MINUTES);
+                if !gone && at < *deadline && believed {
                     let detail = "A request with this Idempotency-Key is under way.";
                     return Err(Error::new(ErrorCode::IdempotencyInProgress, detail).retry_after(1));
                 }

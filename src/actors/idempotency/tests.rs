@@ -55,6 +55,18 @@ fn a_request_whose_executor_is_gone_is_taken_over() {
 }
 
 #[test]
+fn a_node_whose_clock_was_ahead_holds_nothing_up() {
+    const HOURS: i64 = 2 * 3_600_000;
+    let mut given = Given::<Idempotency>::new("k");
+    assert_eq!(reply(given.when(start(7, executor(1, 1, "ahead"), HOURS))), Ok(Reply::Proceed));
+    assert_eq!(reply(given.when(start(7, executor(2, 1, "right"), 10))), Ok(Reply::Proceed));
+    // Clocks of nodes are never quite the same.
+    let mut given = Given::<Idempotency>::new("k");
+    assert_eq!(reply(given.when(start(7, executor(1, 1, "a little ahead"), 60_000))), Ok(Reply::Proceed));
+    assert_eq!(reply(given.when(start(7, executor(2, 1, "right"), 0))), Err(ErrorCode::IdempotencyInProgress));
+}
+
+#[test]
 fn an_abandoned_request_may_be_tried_again() {
     let mut given = Given::<Idempotency>::new("k");
     let one = executor(1, 1, "a");
