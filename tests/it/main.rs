@@ -6,6 +6,8 @@
 mod admin_tls;
 mod census;
 mod cli;
+#[cfg(feature = "peers")]
+mod clock;
 mod cluster;
 #[cfg(feature = "failpoints")]
 mod crash;

@@ -21,6 +21,7 @@ const LOG_LINES_SHOWN: usize = 120;
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// What a node is started with: the sandbox defaults of the tests, and what a test sets on top.
+#[derive(Clone)]
 pub struct Plan {
     environment: Vec<(String, String)>,
     /// Where the data goes; elsewhere than beside the log when a test wants a disk of its own.
@@ -229,6 +230,14 @@ impl Node {
         self.environment.push(("FAILPOINTS".to_owned(), format!("{point}={skipped}return")));
     }
 
+    /// Lets every one of so many passages in a hundred of a fail point take so long, from the next start on.
+    #[cfg(all(feature = "failpoints", feature = "peers"))]
+    pub fn delay(&mut self, point: &str, percent: u64, milliseconds: u64) {
+        self.disarm();
+        let action = "sleep";
+        self.environment.push(("FAILPOINTS".to_owned(), format!("{point}={percent}%{action}({milliseconds})")));
+    }
+
     #[cfg(feature = "failpoints")]
     pub fn disarm(&mut self) {
         self.environment.retain(|(name, _)| name != "FAILPOINTS");
@@ -247,6 +256,14 @@ impl Node {
     /// The id of the running process.
     pub fn process(&self) -> u32 {
         self.child.as_ref().and_then(Child::id).expect("a running node")
+    }
+
+    /// Stops the process as SIGSTOP does, or lets it go on.
+    #[cfg(all(feature = "failpoints", feature = "peers"))]
+    pub async fn pause(&self, pause: bool) {
+        let signal = if pause { "-STOP" } else { "-CONT" };
+        let sent = Command::new("kill").args([signal, &self.process().to_string()]).status().await.expect("kill(1)");
+        assert!(sent.success(), "{signal} was sent");
     }
 
     /// `kill -9`, and waits until the process is gone.

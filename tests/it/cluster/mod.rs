@@ -1,13 +1,27 @@
 //! Clusters of real processes: joined by token, asked at any node.
 
+mod between;
+#[cfg(all(feature = "failpoints", feature = "peers"))]
+mod faults;
+#[cfg(all(feature = "failpoints", feature = "peers"))]
+mod history;
+#[cfg(all(feature = "failpoints", feature = "peers"))]
+mod nemesis;
+#[cfg(all(feature = "failpoints", feature = "peers"))]
+mod registers;
+#[cfg(all(feature = "failpoints", feature = "peers"))]
+mod sales;
 mod tour;
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
+
+use between::Between;
 
 use crate::http::Client;
 use crate::node::{Node, Plan};
@@ -18,14 +32,27 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(90);
 /// Nodes of one cluster, whose embedded providers keep what they did in one place.
 pub struct Cluster {
     pub nodes: Vec<Node>,
+    /// What lies between the nodes, where a test wants to disturb it.
+    between: Option<Between>,
+    /// What each node is started with, by its place; the identity comes on top.
+    plan: Box<dyn Fn(usize) -> Plan + Send + Sync>,
     shared: TempDir,
 }
 
 impl Cluster {
     /// A cluster of this size with every shard on up to three nodes.
-    pub async fn start(size: u64) -> Self {
-        let shared = TempDir::new().expect("a temporary directory");
-        let mut cluster = Self { nodes: Vec::new(), shared };
+    pub async fn start(size: usize) -> Self {
+        Self::of(size, |_| Plan::sandbox(), None).await
+    }
+
+    /// A cluster whose nodes reach each other only through `between`, if it is given.
+    pub async fn of(
+        size: usize,
+        plan: impl Fn(usize) -> Plan + Send + Sync + 'static,
+        between: Option<Between>,
+    ) -> Self {
+        let (shared, plan) = (TempDir::new().expect("a temporary directory"), Box::new(plan));
+        let mut cluster = Self { nodes: Vec::new(), between, plan, shared };
         for _ in 0..size {
             cluster.join().await;
         }
@@ -36,7 +63,7 @@ impl Cluster {
     /// Starts one more node and waits until it serves.
     async fn join(&mut self) {
         let id = self.nodes.len() + 1;
-        let mut plan = Plan::sandbox()
+        let mut plan = (self.plan)(self.nodes.len())
             .set("node.id", &id.to_string())
             .set("node.sandbox_dir", self.outside().to_str().expect("a path"))
             .set("gateway.public_url", "http://127.0.0.1:1");
@@ -45,7 +72,22 @@ impl Cluster {
             token.expect(201);
             plan = plan.set("cluster.join", &first.cluster.to_string()).set("cluster.token", &token.text_at("/token"));
         }
-        self.nodes.push(plan.start().await);
+        let mut node = match &self.between {
+            None => plan.prepare(),
+            Some(between) => {
+                let proxy = between.proxy().await;
+                let node = plan.set("cluster.address", &proxy.address().to_string()).prepare();
+                proxy.serve(node.cluster);
+                node
+            }
+        };
+        node.start().await;
+        self.nodes.push(node);
+    }
+
+    /// Where a node's bytes to other nodes come from.
+    fn address(&self, index: usize) -> IpAddr {
+        self.nodes[index].cluster.ip()
     }
 
     /// Waits until every shard is where it should be, led by whom it should be, and every node knows it.

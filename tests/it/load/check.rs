@@ -210,13 +210,19 @@ impl Money {
     }
 }
 
+/// How often each invoice was charged, as the sandbox processor wrote it down.
+#[cfg(all(feature = "failpoints", feature = "peers"))]
+pub fn charged(data: &Path) -> BTreeMap<String, u32> {
+    Money::of_journal(data).charged
+}
+
 fn lines(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).expect("the processor's journal");
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// Every page of a list.
-async fn list(client: &Client, path: &str) -> Vec<Value> {
+pub async fn list(client: &Client, path: &str) -> Vec<Value> {
     let mut items = Vec::new();
     let mut cursor = String::new();
     loop {
@@ -246,7 +252,7 @@ fn counts<'a>(texts: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, u32> {
 }
 
 /// Numbers of a series follow each other without a gap and without a repeat.
-fn gapless(numbers: &mut [String]) {
+pub fn gapless(numbers: &mut [String]) {
     numbers.sort();
     let value = |number: &String| -> u64 {
         let digits = number.rsplit(|c: char| !c.is_ascii_digit()).next().unwrap_or("");

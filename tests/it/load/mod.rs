@@ -6,7 +6,7 @@
 //! in between. [`check`] holds what the node then shows against what was acknowledged: nothing is lost, nothing is
 //! charged, mailed, texted, delivered, refunded or numbered twice.
 
-mod check;
+pub mod check;
 mod customer;
 mod guest;
 mod steward;

@@ -1,10 +1,10 @@
 //! The system's clock is stepped by more than a day under a running node, forward and back (libfaketime).
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::clock::SteppedClock;
 use crate::http::{Client, fresh_key};
 use crate::mail::Maildir;
 use crate::node::{Node, Plan};
@@ -17,44 +17,6 @@ const BACK: i64 = -90_000;
 const FORGOTTEN_WITHIN: Duration = Duration::from_secs(20);
 /// Reads at once by one caller.
 const READS: u32 = 100;
-
-/// The clock of one process, moved by rewriting a file.
-struct Clock {
-    file: PathBuf,
-    _directory: tempfile::TempDir,
-}
-
-impl Clock {
-    fn new() -> Self {
-        let directory = tempfile::TempDir::new().expect("a temporary directory");
-        let clock = Self { file: directory.path().join("clock"), _directory: directory };
-        clock.step(0);
-        clock
-    }
-
-    /// Sets the process's clock to so many seconds from the machine's.
-    fn step(&self, seconds: i64) {
-        let fresh = self.file.with_extension("new");
-        std::fs::write(&fresh, format!("{seconds:+}\n")).expect("a written file");
-        std::fs::rename(&fresh, &self.file).expect("a renamed file");
-    }
-
-    /// Only the date is moved: a step of a machine's clock leaves its monotonic one alone.
-    fn under(&self, plan: Plan) -> Plan {
-        plan.variable("LD_PRELOAD", &library())
-            .variable("FAKETIME_TIMESTAMP_FILE", &self.file.display().to_string())
-            .variable("FAKETIME_NO_CACHE", "1")
-            .variable("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-    }
-}
-
-fn library() -> String {
-    let found = std::fs::read_dir("/usr/lib").expect("/usr/lib").filter_map(|entry| {
-        let library = entry.ok()?.path().join("faketime/libfaketimeMT.so.1");
-        library.exists().then(|| library.display().to_string())
-    });
-    found.last().expect("the Debian package libfaketime, which scripts/test installs")
-}
 
 async fn eventually<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
     let mut poll = tokio::time::interval(Duration::from_millis(50));
@@ -103,7 +65,7 @@ async fn exhaust(api: &Client) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_day_forward_and_a_day_back() {
-    let clock = Clock::new();
+    let clock = SteppedClock::new();
     let plan = Plan::sandbox().set("clock", "system");
     let plan = plan.set("limits.read.per_minute", "1").set("limits.read.burst", &READS.to_string());
     let mut node = clock.under(plan).start().await;
