@@ -51,7 +51,7 @@ pub fn document(declarations: &[Declaration]) -> Value {
         "components": {
             "schemas": schemas,
             "responses": responses,
-            "parameters": parameters(),
+            "parameters": parameters(&paths),
             "headers": headers(),
             "securitySchemes": {
                 "bearer": {
@@ -292,7 +292,8 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-fn parameters() -> Value {
+/// The parameters that operations share; those that no operation of this document has are left out.
+fn parameters(paths: &BTreeMap<&str, Map<String, Value>>) -> Value {
     let key = |required: bool, text: &str| {
         json!({
             "name": "Idempotency-Key",
@@ -309,18 +310,32 @@ fn parameters() -> Value {
             "example": "3f0c1c5e-8e0d-4f57-9d5b-6f1f0b8d2a11",
         })
     };
-    json!({
-        "IdempotencyKey": key(false, "Made by the client, unique for this request; a repeat answers the first response."),
-        "IdempotencyKeyRequired": key(true, "Made by the client, unique for this request. Required: this moves money."),
-        "IfMatch": {
-            "name": "If-Match",
-            "in": "header",
-            "required": false,
-            "description": "The ETag of the version to change; another version is refused with 412.",
-            "schema": {"type": "string"},
-            "example": "\"7\"",
-        },
-    })
+    let if_match = json!({
+        "name": "If-Match",
+        "in": "header",
+        "required": false,
+        "description": "The ETag of the version to change; another version is refused with 412.",
+        "schema": {"type": "string"},
+        "example": "\"7\"",
+    });
+    let shared = [
+        (
+            "IdempotencyKey",
+            key(false, "Made by the client, unique for this request; a repeat answers the first response."),
+        ),
+        (
+            "IdempotencyKeyRequired",
+            key(true, "Made by the client, unique for this request. Required: this moves money."),
+        ),
+        ("IfMatch", if_match),
+    ];
+    let used = |name: &str| {
+        let reference = json!({"$ref": format!("#/components/parameters/{name}")});
+        let mut operations = paths.values().flat_map(Map::values);
+        operations.any(|operation| operation["parameters"].as_array().is_some_and(|all| all.contains(&reference)))
+    };
+    let shared = shared.into_iter().filter(|(name, _)| used(name));
+    Value::Object(shared.map(|(name, parameter)| (name.to_owned(), parameter)).collect())
 }
 
 fn headers() -> Value {

@@ -64,13 +64,13 @@ pub fn cursor(key: &[u8]) -> String {
 #[serde(deny_unknown_fields)]
 pub struct OwnedQuery {
     /// Whose; the caller's own when it is not given.
-    #[schema(max_length = 64)]
+    #[schema(pattern = "^usr_[0-7][0-9a-hjkmnp-tv-z]{9}[ef][0-9a-hjkmnp-tv-z]{15}$")]
     pub user_id: Option<String>,
     /// How many items to answer at most, 1 to 100; 20 when it is not given.
     #[schema(minimum = 1, maximum = 100)]
     limit: Option<u16>,
     /// `next_cursor` of the page before.
-    #[schema(max_length = 1024)]
+    #[schema(format = "cursor")]
     cursor: Option<String>,
 }
 

@@ -120,6 +120,7 @@ async fn list_actors(call: Call<()>) -> Result<Reply, Error> {
 #[serde(deny_unknown_fields)]
 struct Unpark {
     /// `<kind>/<key>`, as listed.
+    #[schema(pattern = "^[^/\\u0000-\\u001F\\u007F]*/[^\\u0000-\\u001F\\u007F]*$")]
     entity: String,
 }
 

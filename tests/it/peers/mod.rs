@@ -14,6 +14,7 @@ mod maildev;
 mod pages;
 mod pyotp;
 mod recovery;
+mod schemathesis;
 mod tour;
 
 use std::path::PathBuf;

@@ -68,6 +68,7 @@ impl InboxItem {
 #[serde(deny_unknown_fields)]
 struct InboxQuery {
     /// Only items beyond this offset.
+    #[schema(maximum = 9_223_372_036_854_775_807_i64)]
     after: Option<u64>,
     /// Only unread items.
     unread: Option<bool>,
@@ -104,6 +105,9 @@ async fn list(call: Call<()>) -> Result<Reply, Error> {
     let cursor = query.cursor.as_deref().filter(|cursor| !cursor.is_empty()).map(str::parse::<u64>).transpose();
     let cursor = cursor.map_err(|_| Error::invalid("/cursor", "is not a cursor of this list"))?;
     let mut after = query.after.or(cursor).unwrap_or(0);
+    if i64::try_from(after).is_err() {
+        return Err(Error::invalid("/after", "is beyond every offset"));
+    }
     let (id, router) = (me(call.user_id()?), &call.services.router);
 
     let asked = inbox::Command::GetMarks { after, limit: inbox::HISTORY };
