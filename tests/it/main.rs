@@ -20,6 +20,7 @@ mod links;
 mod load;
 mod mail;
 mod node;
+mod overload;
 #[cfg(feature = "peers")]
 mod peers;
 mod person;
