@@ -4,6 +4,7 @@
 mod framing;
 mod h2;
 mod slow;
+mod tls;
 mod values;
 mod websocket;
 

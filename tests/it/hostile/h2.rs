@@ -1,24 +1,23 @@
-//! HTTP/2 without TLS, frame by frame (RFC 9113): floods that cost the sender little.
+//! HTTP/2 frame by frame (RFC 9113): floods that cost the sender little. Here without TLS; `tls` has it over ALPN.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::{ENDED_WITHIN, Siege, hasty};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub const END_STREAM: u8 = 1;
+pub const END_HEADERS: u8 = 4;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
     let mut bytes = length[1..].to_vec();
     bytes.extend([kind, flags]);
@@ -28,7 +27,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A header block (RFC 7541) of a request; names and values as literals that are not indexed.
-fn request(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
+pub fn request(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     let pseudo = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "x")];
     for (name, value) in pseudo.iter().chain(more) {
@@ -41,22 +40,31 @@ fn request(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-struct Attack {
-    stream: TcpStream,
+/// A connection, encrypted or not.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+pub struct Attack {
+    pub stream: Box<dyn Duplex>,
 }
 
 impl Attack {
     async fn begin(siege: &Siege, settings: &[u8]) -> Self {
-        let mut stream = siege.connect().await;
+        Self::over(Box::new(siege.connect().await), settings).await
+    }
+
+    pub async fn over(mut stream: Box<dyn Duplex>, settings: &[u8]) -> Self {
         stream.write_all(PREFACE).await.expect("written");
         stream.write_all(&frame(SETTINGS, 0, 0, settings)).await.expect("written");
+        stream.flush().await.expect("written");
         Self { stream }
     }
 
     /// Sends the bytes again and again, at most so often, while reading what comes back; whether the node ended it, and
     /// the error code of its GOAWAY.
-    async fn flood(self, bytes: impl Fn(u32) -> Vec<u8> + Send, times: u32) -> (bool, Option<u32>) {
-        let (mut reader, mut writer) = self.stream.into_split();
+    pub async fn flood(self, bytes: impl Fn(u32) -> Vec<u8> + Send, times: u32) -> (bool, Option<u32>) {
+        let (mut reader, mut writer) = tokio::io::split(self.stream);
         let mut answer = Vec::new();
         let writing = async {
             for number in 0..times {
@@ -81,20 +89,21 @@ fn go_away(bytes: &[u8]) -> Option<u32> {
 
 const PROTOCOL_ERROR: u32 = 1;
 const FRAME_SIZE_ERROR: u32 = 6;
-const ENHANCE_YOUR_CALM: u32 = 11;
+pub const ENHANCE_YOUR_CALM: u32 = 11;
+
+/// A request that is reset as soon as it is made.
+pub fn reset(number: u32) -> Vec<u8> {
+    let stream = number * 2 + 1;
+    let mut bytes = frame(HEADERS, END_STREAM | END_HEADERS, stream, &request("GET", "/v1/plans", &[]));
+    bytes.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+    bytes
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_reset_as_soon_as_they_are_opened_end_the_connection() {
     let siege = Siege::lay(hasty()).await;
     for _ in 0..5 {
         let attack = Attack::begin(&siege, &[]).await;
-        let reset = |number: u32| {
-            let stream = number * 2 + 1;
-            let block = request("GET", "/v1/plans", &[]);
-            let mut bytes = frame(HEADERS, END_STREAM | END_HEADERS, stream, &block);
-            bytes.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
-            bytes
-        };
         let (_, code) = attack.flood(reset, 50_000).await;
         assert!(matches!(code, Some(ENHANCE_YOUR_CALM) | None), "{code:?}");
     }
@@ -196,7 +205,7 @@ async fn hosts_that_differ_and_fields_of_one_hop_are_refused() {
     siege.lift(64).await;
 }
 
-fn frames(mut bytes: &[u8]) -> impl Iterator<Item = (u8, Vec<u8>)> + '_ {
+pub fn frames(mut bytes: &[u8]) -> impl Iterator<Item = (u8, Vec<u8>)> + '_ {
     std::iter::from_fn(move || {
         let (head, rest) = bytes.split_at_checked(9)?;
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
