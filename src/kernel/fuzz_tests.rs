@@ -97,6 +97,26 @@ pub fn fuzz(name: &str, seeds: &[&[u8]], target: impl Fn(&[u8]) -> String) {
     drive(name, seeds, INPUTS, target);
 }
 
+/// Whatever decodes has a form that it keeps: encoded, it decodes to the same again. Answers the way.
+///
+/// # Panics
+/// When it does not.
+pub fn keeps_its_form<T, E: std::fmt::Debug>(
+    bytes: &[u8],
+    decode: impl Fn(&[u8]) -> Result<T, E>,
+    encode: impl Fn(&T) -> Vec<u8>,
+) -> String {
+    match decode(bytes) {
+        Ok(value) => {
+            let form = encode(&value);
+            let again = decode(&form).expect("what was encoded decodes");
+            assert_eq!(encode(&again), form);
+            "read".to_owned()
+        }
+        Err(error) => format!("{error:?}").chars().filter(|c| !c.is_ascii_digit()).take(80).collect(),
+    }
+}
+
 fn drive(name: &str, seeds: &[&[u8]], at_least: u64, target: impl Fn(&[u8]) -> String) {
     let seed = setting("CONSTRUCT_FUZZ_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     let deadline = setting("CONSTRUCT_FUZZ_SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
@@ -184,17 +204,8 @@ fn any_bytes_as_ids_amounts_and_records() {
         let currency = text.parse::<Currency>().map(|currency| assert_eq!(currency.code(), text));
         format!("{known} {} {}", currency.is_ok(), pan::contains_card_number(&text))
     });
-    // Whatever decodes has a form that it keeps.
     fn round_trip<T: serde::Serialize + serde::de::DeserializeOwned>(bytes: &[u8]) -> String {
-        match codec::decode::<T>(bytes) {
-            Ok(value) => {
-                let form = codec::encode(&value).expect("encodes");
-                let again: T = codec::decode(&form).expect("what was encoded decodes");
-                assert_eq!(codec::encode(&again).expect("encodes"), form);
-                "read".to_owned()
-            }
-            Err(error) => error.to_string(),
-        }
+        keeps_its_form(bytes, codec::decode::<T>, |value| codec::encode(value).expect("encodes"))
     }
     let record = super::AuditRecord {
         at: super::Timestamp::ZERO,

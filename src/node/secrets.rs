@@ -74,4 +74,24 @@ mod tests {
         let without = codec::encode_record(KIND, VERSION, &Secrets(Vec::new())).unwrap();
         assert!(unpack(to.path(), &without).unwrap_err().to_string().contains("vapid.key"));
     }
+
+    #[test]
+    fn any_bytes_as_the_keys_of_a_cluster_write_nothing_but_them() {
+        let to = tempfile::tempdir().unwrap();
+        let files = FILES.iter().map(|name| ((*name).to_owned(), vec![7; 4])).collect();
+        let good = codec::encode_record(KIND, VERSION, &Secrets(files)).unwrap();
+        let elsewhere = vec![("../elsewhere".to_owned(), vec![7; 4])];
+        let elsewhere = codec::encode_record(KIND, VERSION, &Secrets(elsewhere)).unwrap();
+        crate::kernel::fuzz_tests::fuzz_costly("cluster-keys", &[&good, &elsewhere], |bytes| {
+            let directory = to.path().join("data");
+            fs::create_dir(&directory).unwrap();
+            let outcome = unpack(&directory, bytes);
+            let mut found: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            found.sort();
+            assert!(found.iter().all(|name| FILES.iter().any(|file| name == file)), "{found:?}");
+            assert_eq!(fs::read_dir(to.path()).unwrap().count(), 1, "nothing beside the directory");
+            fs::remove_dir_all(&directory).unwrap();
+            format!("{} {}", outcome.is_ok(), found.len())
+        });
+    }
 }

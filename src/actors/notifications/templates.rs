@@ -233,4 +233,29 @@ mod tests {
         assert_eq!(resolve("nothing", "en", &[]), None);
         assert_eq!(parse("no header"), Err(TemplateError::Header));
     }
+
+    #[test]
+    fn any_bytes_as_a_template() {
+        let seeds: Vec<&[u8]> = embedded::TEMPLATES.iter().take(3).map(|(_, _, text)| text.as_bytes()).collect();
+        let more: [&[u8]; 2] = [
+            b"Subject: {{ number }}\nShort: {% for i in range(9) %}{{ i }}{% endfor %}\n\n{{ display_name|urlencode }}",
+            b"Subject: x\n\n{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        ];
+        let seeds: Vec<&[u8]> = seeds.into_iter().chain(more).collect();
+        crate::kernel::fuzz_tests::fuzz_costly("template", &seeds, |bytes| {
+            let source = match parse(&String::from_utf8_lossy(bytes)) {
+                Ok(source) => source,
+                Err(error) => return error.to_string(),
+            };
+            match render(&source, &data()) {
+                Ok(rendered) => {
+                    for line in [&rendered.subject, &rendered.short].into_iter().chain(&rendered.url) {
+                        assert!(!line.contains(char::is_control), "{line:?} breaks a header");
+                    }
+                    format!("rendered {}", rendered.url.is_some())
+                }
+                Err(error) => error.to_string().chars().filter(|c| !c.is_ascii_digit()).take(60).collect(),
+            }
+        });
+    }
 }

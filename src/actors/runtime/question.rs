@@ -95,3 +95,38 @@ pub fn encode_answer(answer: &Result<Answer, Error>) -> Result<Vec<u8>, CodecErr
 pub fn decode_answer(bytes: &[u8]) -> Result<Result<Answer, Error>, CodecError> {
     codec::decode_record(ANSWER, bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::fuzz_tests::{fuzz, keeps_its_form};
+
+    #[test]
+    fn any_bytes_as_a_question_or_its_answer() {
+        let id = EntityId::new("user", "usr_1");
+        let page = Page { after: Some(vec![1]), limit: 10, reverse: false };
+        let questions = [
+            Question::Rows { id: id.clone(), table: "items".to_owned(), page: page.clone() },
+            Question::Scan { index: "users".to_owned(), prefix: vec![2], page },
+            Question::Subject(id),
+            Question::NextDue(Timestamp::ZERO),
+            Question::Report,
+        ];
+        let answers = [
+            Ok(Answer::Done),
+            Ok(Answer::Subject(Some(Some("usr_1".to_owned())))),
+            Ok(Answer::Rest { quiet: true, applied: 7 }),
+            Err(Error::invalid("/name", "is too long")),
+        ];
+        let mut seeds: Vec<Vec<u8>> = questions.iter().map(|asked| asked.encode().expect("encodes")).collect();
+        seeds.extend(answers.iter().map(|answer| encode_answer(answer).expect("encodes")));
+        let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
+        fuzz("question", &seeds, |bytes| {
+            let ways = [
+                keeps_its_form(bytes, Question::decode, |asked| asked.encode().expect("encodes")),
+                keeps_its_form(bytes, decode_answer, |answer| encode_answer(answer).expect("encodes")),
+            ];
+            ways.join(" ")
+        });
+    }
+}

@@ -128,6 +128,7 @@ impl Envelope {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::fuzz_tests::{fuzz, keeps_its_form};
 
     #[test]
     fn the_bytes_of_version_1_are_fixed() {
@@ -153,5 +154,19 @@ mod tests {
             assert!(Envelope::decode(&bytes[..cut]).is_err(), "{cut}");
         }
         assert!(Envelope::decode(&[&bytes[..], &[0]].concat()).is_err());
+    }
+
+    #[test]
+    fn any_bytes_as_an_envelope() {
+        let items = vec![
+            Item::Request { id: 1, shard: 2, remaining_ms: 3, body: vec![0xaa, 0xbb] },
+            Item::Answer { id: 4, incarnation: 5, answer: Ok(vec![0xcc]) },
+            Item::Answer { id: 6, incarnation: 7, answer: Err(Refusal::NotLeader { leader: Some(8) }) },
+        ];
+        let good = Envelope { from: 9, incarnation: 10, items }.encode().expect("encodes");
+        let empty = Envelope { from: 9, incarnation: 10, items: Vec::new() }.encode().expect("encodes");
+        fuzz("envelope", &[&good, &empty], |bytes| {
+            keeps_its_form(bytes, Envelope::decode, |envelope| envelope.encode().expect("encodes"))
+        });
     }
 }

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::cluster::link::testing::{CLUSTER, Site, introduce, settings};
 use crate::cluster::link::{Authority, Identity, Lane, Link};
+use crate::kernel::fuzz_tests::{fuzz, keeps_its_form};
 use crate::providers::keys::{FileKeys, KeyWrapper};
 
 /// Consumes tokens as the membership does: once, for one node id and key.
@@ -160,4 +161,41 @@ fn the_bytes_of_version_1_are_fixed() {
     assert_eq!(Reply::decode(&granted.encode().unwrap()).unwrap(), granted);
     let refused = Reply::Refused(Refused::NodeId).encode().unwrap();
     assert_eq!(hex::encode(refused), "6801000100000002000000");
+}
+
+#[test]
+fn any_bytes_as_a_join_token_request_or_reply() {
+    let request = Request {
+        secret: [1; 32],
+        node: 2,
+        address: "127.0.0.1:1".to_owned(),
+        zone: "default".to_owned(),
+        build: "0.1".to_owned(),
+        key: vec![3; 32],
+    };
+    let granted = Reply::Granted {
+        cluster: CLUSTER,
+        shards: 8,
+        certificate: vec![4; 40],
+        authority: vec![5; 40],
+        members: BTreeMap::from([(1, "127.0.0.1:1".to_owned())]),
+        secrets: b"keys".to_vec(),
+    };
+    let token = Token::new([6; 32], CLUSTER).reveal();
+    let seeds = [
+        request.encode().expect("encodes"),
+        granted.encode().expect("encodes"),
+        Reply::Refused(Refused::UsedToken).encode().expect("encodes"),
+        token.as_bytes().to_vec(),
+    ];
+    let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
+    fuzz("join", &seeds, |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        let token = text.parse::<Token>().map(|token| assert_eq!(token.reveal().as_str(), text.trim()));
+        let ways = [
+            keeps_its_form(bytes, Request::decode, |request| request.encode().expect("encodes")),
+            keeps_its_form(bytes, Reply::decode, |reply| reply.encode().expect("encodes")),
+        ];
+        format!("{} {:?}", ways.join(" "), token.map_err(|error| error.to_string()))
+    });
 }

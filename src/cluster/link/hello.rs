@@ -132,6 +132,7 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::fuzz_tests::{fuzz, keeps_its_form};
 
     #[test]
     fn the_bytes_of_version_1_are_fixed() {
@@ -174,5 +175,36 @@ mod tests {
         assert_eq!(agree((1, 9)), Ok(1));
         assert_eq!(agree((2, 9)), Err(Rejection::Wire { oldest: 1, newest: 1 }));
         assert_eq!(agree((0, 0)), Err(Rejection::Wire { oldest: 1, newest: 1 }));
+    }
+
+    #[test]
+    fn any_bytes_as_a_hello_or_its_answer() {
+        let build = "0.1".to_owned();
+        let hello = Hello {
+            wire: (1, 2),
+            lane: Lane::Join,
+            cluster: [7; 16],
+            from: 3,
+            to: 0,
+            incarnation: 5,
+            build: build.clone(),
+        };
+        let seeds = [
+            hello.encode().expect("encodes"),
+            Answer::Welcome { wire: 1, node: 4, incarnation: 9, build }.encode().expect("encodes"),
+            Answer::Refused(Rejection::Wire { oldest: 1, newest: 2 }).encode().expect("encodes"),
+        ];
+        let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
+        fuzz("hello", &seeds, |bytes| {
+            let agreed = Hello::decode(bytes).map(|hello| agree(hello.wire));
+            if let Ok(Ok(wire)) = agreed {
+                assert!((WIRE.0..=WIRE.1).contains(&wire));
+            }
+            let ways = [
+                keeps_its_form(bytes, Hello::decode, |hello| hello.encode().expect("encodes")),
+                keeps_its_form(bytes, Answer::decode, |answer| answer.encode().expect("encodes")),
+            ];
+            format!("{} {}", ways.join(" "), matches!(agreed, Ok(Ok(_))))
+        });
     }
 }

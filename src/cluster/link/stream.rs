@@ -228,3 +228,65 @@ pub(super) async fn write_one(io: &mut Io, body: &[u8]) -> Result<(), StreamErro
     io.flush().await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::fuzz_tests::fuzz_costly;
+
+    #[test]
+    fn any_bytes_as_frames_of_a_stream() {
+        let framed = |frames: &[&[u8]]| {
+            let frame = |frame: &&[u8]| [&u32::try_from(frame.len()).expect("short").to_le_bytes()[..], frame].concat();
+            frames.iter().flat_map(frame).collect::<Vec<u8>>()
+        };
+        let pace = Pace {
+            heartbeat: Duration::from_secs(60),
+            silence: Duration::from_secs(60),
+            stall: Duration::from_secs(60),
+            frame_bytes: 1 << 10,
+            queue_bytes: 1 << 10,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let seeds = [framed(&[b"one", b"", b"two"]), framed(&[&[7; 1024]]), framed(&[&[7; 1025]])];
+        let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
+        fuzz_costly("frames", &seeds, |bytes| {
+            runtime.block_on(async {
+                let (_sender, mut receiver) = frames(Box::new(io_of(bytes).await), pace, CancellationToken::new());
+                let mut found = Vec::new();
+                let end = loop {
+                    match receiver.next().await {
+                        Ok(frame) => found.push(frame),
+                        Err(error) => break error,
+                    }
+                };
+                assert!(found.iter().all(|frame| (1..=pace.frame_bytes).contains(&frame.len())));
+                // Without the empty frames, which say no more than that the other side lives.
+                let mut rest = bytes;
+                for frame in &found {
+                    while let Some(after) = rest.strip_prefix(&[0; 4]) {
+                        rest = after;
+                    }
+                    let whole = framed(&[frame]);
+                    rest = rest.strip_prefix(&whole[..]).expect("a frame is what was sent");
+                }
+                let mut io: Io = Box::new(io_of(bytes).await);
+                let one = read_one(&mut io, 512).await.map(|one| one.len().min(4));
+                format!(
+                    "{} {:?} {:?}",
+                    found.len(),
+                    std::mem::discriminant(&end),
+                    one.map_err(|e| std::mem::discriminant(&e))
+                )
+            })
+        });
+    }
+
+    /// A stream on which these bytes come and then no more.
+    async fn io_of(bytes: &[u8]) -> tokio::io::DuplexStream {
+        let (io, mut other) = tokio::io::duplex(64 << 10);
+        other.write_all(bytes).await.expect("it fits");
+        other.shutdown().await.expect("an open stream");
+        io
+    }
+}

@@ -164,4 +164,23 @@ mod tests {
         adopt(dir.path(), &joined).unwrap();
         assert_eq!(form(dir.path(), 1, 8).unwrap(), joined);
     }
+
+    #[test]
+    fn any_bytes_as_the_file_of_a_cluster() {
+        let dir = tempfile::tempdir().expect("a directory");
+        form(dir.path(), 1, 8).expect("formed");
+        let path = dir.path().join(FILE);
+        let good = fs::read(&path).expect("readable");
+        let old = br#"{"version":1,"node":1,"shards":8}"#;
+        crate::kernel::fuzz_tests::fuzz_costly("formation", &[&good, old], |bytes| {
+            fs::write(&path, bytes).expect("writable");
+            match form(dir.path(), 1, 8) {
+                Ok(found) => {
+                    assert_eq!((found.node, found.shards), (1, 8));
+                    format!("{} {:?}", found.founder, joined_shards(dir.path()).expect("readable"))
+                }
+                Err(error) => error.to_string().chars().filter(|c| !c.is_ascii_digit()).collect(),
+            }
+        });
+    }
 }

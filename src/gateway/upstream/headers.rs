@@ -89,3 +89,77 @@ fn is_ours(name: &str) -> bool {
     let name = name.replace('_', "-");
     name.starts_with("x-construct-") || name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-real-ip"
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::fuzz_tests::head_of;
+    use crate::kernel::fuzz_tests::fuzz;
+
+    const ONE_HOP: [&str; 9] = [
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+
+    /// The only value of a field; empty when there is none.
+    fn only(headers: &HeaderMap, name: &str) -> String {
+        let values: Vec<_> = headers.get_all(name).iter().collect();
+        assert!(values.len() <= 1, "{name}: {values:?}");
+        values.first().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
+    }
+
+    #[test]
+    fn any_bytes_as_fields_to_an_upstream() {
+        let seeds: [&[u8]; 4] = [
+            b"/x\nconnection: x-secret, upgrade\nx-secret: 1\nupgrade: websocket\nhost: shop.example.com",
+            b"/x\nx-construct-user: usr_evil\nx_construct_roles: operator\nx-forwarded_for: 1.2.3.4\nforwarded: for=1",
+            b"/x\nauthorization: Bearer x\nkeep-alive: 1\ntransfer-encoding: chunked\nte: trailers\nproxy-connection: x",
+            b"/x\ntraceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\nx-request-id: a\nx_real_ip: 1",
+        ];
+        let user =
+            Principal::User { id: "usr_1".into(), session: Some("ses_1".into()), roles: vec!["consumer".into()] };
+        let caller = Caller { principal: user, ..Caller::anonymous() };
+        let client: IpAddr = "192.0.2.7".parse().expect("an address");
+        fuzz("upstream-fields", &seeds, |bytes| {
+            let head = head_of(bytes);
+            let exchange = Exchange::begin(&head, String::new(), false);
+            let mut ways = Vec::new();
+            for (access, caller) in [(Access::Public, &Caller::anonymous()), (Access::User, &caller)] {
+                let plain = outgoing(&head, caller, access, &exchange, client, false);
+                let known = access != Access::Public;
+                assert_eq!(only(&plain, "x-construct-user"), if known { "usr_1" } else { "" });
+                assert_eq!(only(&plain, "x-construct-session"), if known { "ses_1" } else { "" });
+                assert_eq!(only(&plain, "x-construct-roles"), if known { "consumer" } else { "" });
+                assert_eq!(only(&plain, "x-forwarded-for"), "192.0.2.7");
+                assert_eq!(only(&plain, "x-forwarded-proto"), "http");
+                assert_eq!(only(&plain, "x-request-id"), exchange.request_id);
+                assert_eq!(only(&plain, "traceparent"), exchange.traceparent);
+                assert!(ONE_HOP.iter().all(|name| !plain.contains_key(*name)), "{plain:?}");
+                assert!(!plain.contains_key(HOST), "{plain:?}");
+                assert!(!known || !plain.contains_key(AUTHORIZATION), "{plain:?}");
+                let ours = plain.keys().filter(|name| is_ours(name.as_str())).count();
+                assert_eq!(
+                    ours,
+                    if known { 5 } else { 2 } + usize::from(plain.contains_key("x-forwarded-host")),
+                    "{plain:?}"
+                );
+                let upgraded = outgoing(&head, caller, access, &exchange, client, true);
+                let asked = head.headers.contains_key(UPGRADE);
+                assert_eq!(only(&upgraded, "connection"), if asked { "upgrade" } else { "" });
+                assert_eq!(only(&upgraded, "upgrade").is_empty(), !asked || head.header("upgrade") == Some(""));
+                ways.push(plain.len().min(12));
+            }
+            let mut back = head.headers.clone();
+            remove_hop_by_hop(&mut back);
+            assert!(ONE_HOP.iter().all(|name| !back.contains_key(*name)), "{back:?}");
+            format!("{ways:?} {}", back.len().min(12))
+        });
+    }
+}

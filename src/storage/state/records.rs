@@ -176,6 +176,7 @@ pub(super) fn decode_snapshot(key: &[u8], bytes: &[u8]) -> Result<(u64, Vec<u8>)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::fuzz_tests::{fuzz, keeps_its_form};
     use crate::kernel::{OutboxState, Target};
 
     #[test]
@@ -302,5 +303,24 @@ mod tests {
         );
         assert_eq!(decode_outbox(&bytes).unwrap(), record);
         assert!(Head::decode(&bytes).is_err());
+    }
+
+    #[test]
+    fn any_bytes_as_stored_records() {
+        let header = Header::default().encode().expect("encodes");
+        let head = Head { sequence: 7, subject: Some("usr_1".to_owned()) }.encode().expect("encodes");
+        let seeds =
+            [header, head, encode_number(7), encode_snapshot(3, b"state"), vec![FEED, 1, 0], vec![OUTBOX, 1, 0]];
+        let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
+        fuzz("state-records", &seeds, |bytes| {
+            let ways = [
+                keeps_its_form(bytes, Header::decode, |header| header.encode().expect("encodes")),
+                keeps_its_form(bytes, Head::decode, |head| head.encode().expect("encodes")),
+                keeps_its_form(bytes, decode_outbox, |record| encode_outbox(record).expect("encodes")),
+                keeps_its_form(bytes, |bytes| decode_time(b"k", bytes), |at| encode_time(*at)),
+                keeps_its_form(bytes, |bytes| decode_snapshot(b"k", bytes), |(at, state)| encode_snapshot(*at, state)),
+            ];
+            format!("{} {}", ways.join(" "), decode_feed(1, bytes).is_ok())
+        });
     }
 }

@@ -210,6 +210,7 @@ impl<'a> Input<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::fuzz_tests::{fuzz, fuzz_costly};
     use std::sync::Arc;
 
     #[test]
@@ -244,5 +245,43 @@ mod tests {
         }
         redo.clear().unwrap();
         assert_eq!(numbers(), (0, vec![]));
+    }
+
+    #[test]
+    fn any_bytes_as_a_redo_file_give_what_was_written_or_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("redo");
+        let at = LogPosition { term: 1, node: 2, index: 3 };
+        let changes = Changes::from([(b"a".to_vec(), Some(vec![1; 300])), (b"b".to_vec(), None)]);
+        let rounds =
+            [Round { shard: ShardId(4), follows: Some(at), header: Header::default(), changes: Arc::new(changes) }];
+        write(&path, 7, &rounds).expect("written");
+        let good = std::fs::read(&path).expect("readable");
+        fuzz_costly("redo", &[&good], |bytes| {
+            std::fs::write(&path, bytes).expect("writable");
+            match read(&path) {
+                Ok(None) => "nothing".to_owned(),
+                // A checksum stands before the content: what passes it was written.
+                Ok(Some((number, rounds))) => {
+                    assert_eq!(bytes, good);
+                    format!("{number} {}", rounds.len())
+                }
+                Err(error) => error.to_string(),
+            }
+        });
+        // Behind a checksum that fits, too.
+        let body = good[usize::try_from(PREFIX).expect("short")..].to_vec();
+        fuzz("redo-body", &[&body], |bytes| {
+            let mut input = Input(bytes);
+            let number = input.number();
+            let mut found = 0;
+            while !input.0.is_empty() {
+                match round(&mut input) {
+                    Ok(_) => found += 1,
+                    Err(error) => return format!("{} {found} {error}", number.is_some()),
+                }
+            }
+            format!("{} {found}", number.is_some())
+        });
     }
 }

@@ -1,6 +1,7 @@
 use openraft::EntryPayload;
 
 use super::*;
+use crate::kernel::fuzz_tests::{fuzz, keeps_its_form};
 use crate::kernel::{Op, Timestamp};
 use crate::storage::types::{Entry, ShardCommand};
 
@@ -99,4 +100,40 @@ fn the_bytes_of_the_snapshot_lane_of_version_1_are_fixed() {
         assert_eq!(hex::encode(&bytes), golden(&[expected]));
         assert_eq!(SnapshotReply::decode(&bytes).expect("decodes"), reply);
     }
+}
+
+#[test]
+fn any_bytes_as_messages_of_the_raft_and_snapshot_lanes() {
+    let request = |call| Request { id: 7, shard: 3, call }.encode().expect("encodes");
+    let entry = |index| {
+        let ops = vec![Op::Expire { before: Timestamp::default() }];
+        Entry { log_id: log_id(index), payload: EntryPayload::Normal(ShardCommand { ops }) }
+    };
+    let append = AppendEntriesRequest {
+        vote: Vote::new_committed(2, 1),
+        prev_log_id: Some(log_id(9)),
+        entries: vec![entry(10), entry(11)],
+        leader_commit: Some(log_id(8)),
+    };
+    let vote = VoteRequest { vote: Vote::new(5, 2), last_log_id: Some(log_id(9)), leadership_transfer: true };
+    let offer = Offer { shard: 1, vote: Vote::new(5, 2).into(), index: 9, bytes: 1 << 20, crc32c: 7 };
+    let seeds = [
+        request(Call::Append { stream: 4, append }),
+        request(Call::PreVote(vote)),
+        request(Call::EndOfStream { stream: 4 }),
+        Reply::Failed("x".to_owned()).encode(7).expect("encodes"),
+        Reply::Appended(Ok(Some(log_id(9)))).encode(7).expect("encodes"),
+        offer.encode().expect("encodes"),
+        SnapshotReply::From { offset: 5 }.encode().expect("encodes"),
+    ];
+    let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
+    fuzz("raft-lane", &seeds, |bytes| {
+        let ways = [
+            keeps_its_form(bytes, Request::decode, |request| request.encode().expect("encodes")),
+            keeps_its_form(bytes, Reply::decode, |(id, reply)| reply.encode(*id).expect("encodes")),
+            keeps_its_form(bytes, Offer::decode, |offer| offer.encode().expect("encodes")),
+            keeps_its_form(bytes, SnapshotReply::decode, |reply| reply.encode().expect("encodes")),
+        ];
+        ways.join(" ")
+    });
 }
