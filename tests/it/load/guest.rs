@@ -200,7 +200,13 @@ impl Guests {
             return true;
         }
         if !(200..300).contains(&answer.status) {
-            return self.begin_again(&wish, &answer, &now);
+            // The clock may have been moved since the request was made, and while it was under way.
+            let Some(after) = self.admin.try_get(CLOCK).await else { return false };
+            if after.status != 200 {
+                return pause().await;
+            }
+            let moved = after.text_at("/now") != made_at;
+            return self.begin_again(&wish, &answer, &now, moved);
         }
         self.pending = None;
         self.in_doubt = false;
@@ -212,10 +218,10 @@ impl Guests {
     }
 
     /// What was issued before the clock was moved may have lapsed since; any other refusal is a defect.
-    fn begin_again(&mut self, wish: &Wish, answer: &Answer, now: &str) -> bool {
+    fn begin_again(&mut self, wish: &Wish, answer: &Answer, now: &str, moved: bool) -> bool {
         self.beginnings += 1;
         let guest = self.guests.last_mut().expect("there is always a guest");
-        let moved = now != self.since || (answer.status == 401 && now != guest.token_since);
+        let moved = moved || now != self.since || (answer.status == 401 && now != guest.token_since);
         let lapsed = matches!(answer.status, 401 | 403 | 410 | 422) && (moved || self.beginnings > 1);
         // A code is good once; another comes with time.
         let used = guest.step == Step::SecondFactor && guest.recovery_codes.is_empty();
