@@ -243,6 +243,12 @@ impl Node {
         self.environment.retain(|(name, _)| name != "FAILPOINTS");
     }
 
+    /// Waits until the process has ended.
+    #[cfg(feature = "failpoints")]
+    pub async fn ended(&mut self) {
+        self.child.as_mut().expect("a running node").wait().await.expect("an exit status");
+    }
+
     /// Waits until the process has ended by itself, by SIGABRT.
     #[cfg(feature = "failpoints")]
     pub async fn aborted(&mut self) {

@@ -185,13 +185,16 @@ impl Guests {
             Step::Text => &self.operator,
             _ => &self.api,
         };
-        let answer = match wish.send(client, floor).await {
+        // Also when this try is dropped while it waits.
+        let in_doubt = std::mem::replace(&mut self.in_doubt, true);
+        let came = wish.send(client, floor).await;
+        if !matches!(came, Came::Gone) {
+            self.in_doubt = in_doubt;
+        }
+        let answer = match came {
             Came::Answer(answer) => answer,
             Came::NotNow => return pause().await,
-            Came::Gone => {
-                self.in_doubt = true;
-                return false;
-            }
+            Came::Gone => return false,
         };
         if guest.step == Step::Leave && answer.status == 401 && self.in_doubt {
             // The erasure that was asked for has already signed this person out.
