@@ -5,6 +5,7 @@
 //! for a majority, it waits for them. Stop: the other way round, after others lead what this node led. A failed disk stops the node: what was not acknowledged
 //! is given up, what was is on the disk.
 
+mod descriptors;
 mod edge;
 mod gate;
 mod members;
@@ -58,7 +59,7 @@ pub async fn run(
     shutdown: CancellationToken,
     ready: impl FnOnce(Addresses),
 ) -> Result<(), NodeError> {
-    let mut settings = settings;
+    let mut settings = descriptors::fit(settings).map_err(failed("open files"))?;
     let data_dir = DataDir::open(&settings.node.data_dir).map_err(failed("the data directory"))?;
     if !is_formed(&settings.node.data_dir) && !settings.cluster.join.is_empty() {
         members::join(&settings).await?;
@@ -78,10 +79,11 @@ pub async fn run(
     let result = serve(&settings, &groups, composed, shutdown, ready).await;
     groups.hand_over().await;
     runtime.stop().await;
-    groups.shutdown().await.map_err(failed("the shards did not stop cleanly"))?;
+    let stopped = groups.shutdown().await.map_err(failed("the shards did not stop cleanly"));
     link.shutdown().await;
     drop(data_dir);
-    result
+    // Why it had to stop says more than that it did not do so cleanly.
+    result.and(stopped)
 }
 
 async fn serve(
@@ -166,6 +168,7 @@ async fn open_groups(settings: &Settings, network: Network, founder: bool) -> Re
         queue_ops: actors.shard_queue_max.saturating_mul(2),
         snapshot_every: Duration::from_secs(storage.snapshot_interval_seconds),
         snapshots_kept: storage.snapshots_kept,
+        min_free_bytes: storage.min_free_bytes,
         ..GroupSettings::default()
     };
     Groups::start(&settings.node.data_dir, wal, store, groups, network).await.map_err(failed("the shards"))

@@ -14,7 +14,7 @@ use ring::{digest, hmac};
 use super::call::Permissions;
 use super::registry::{Access, Declaration};
 use super::request::Head;
-use crate::kernel::{Error, ErrorCode, Principal, Secret};
+use crate::kernel::{Error, ErrorCode, Principal, Secret, fail_point};
 
 /// Someone the gateway knows, and what they may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,30 +83,79 @@ pub fn bearer(head: &Head) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
+/// What a token made here begins with. It goes on with 64 hexadecimal digits, and 8 of their CRC-32C.
+const TOKEN_PREFIX: &str = "ct1-";
+const TOKEN_LENGTH: usize = 76;
+/// A token from elsewhere has at least as many characters.
+const MIN_TOKEN_LENGTH: usize = 32;
+
+fn checksum(digits: &str) -> String {
+    format!("{:08x}", crc32c::crc32c(digits.as_bytes()))
+}
+
+/// Whether a token can be what was written: whole, or from elsewhere and without a checksum.
+fn is_whole(token: &str) -> bool {
+    let body = token.split_at_checked(TOKEN_PREFIX.len());
+    let sum = body.and_then(|(_, body)| body.split_at_checked(64)).is_some_and(|(digits, sum)| checksum(digits) == sum);
+    match token.strip_prefix(TOKEN_PREFIX) {
+        Some(_) => sum && token.len() == TOKEN_LENGTH,
+        // With a right checksum only its beginning is damaged.
+        None => token.len() >= MIN_TOKEN_LENGTH && !sum,
+    }
+}
+
+/// Makes a file of mode 0600 that is there whole or not at all.
+fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fail_point::reach("token.written");
+    fs::rename(&new, path)?;
+    path.parent().map_or(Ok(()), |parent| fs::File::open(parent)?.sync_all())
+}
+
 /// The administrator token of a data directory.
 pub struct OperatorToken(Secret<String>);
 
 impl OperatorToken {
-    const MIN_LENGTH: usize = 32;
-
-    /// Reads the token, or makes one at first start in a file that only its owner may read.
+    /// Reads the token, or makes one at first start in a file that only its owner may read. A token made here carries a
+    /// checksum, so that a damaged file is not taken for another token; an empty file is all that a crash may leave of
+    /// making one.
     ///
     /// # Errors
-    /// When the file cannot be read or written, or holds something too short to be a token.
+    /// When the file cannot be read or written, or is damaged.
     pub fn load_or_create(path: &Path) -> io::Result<Self> {
-        match fs::read_to_string(path) {
-            Ok(text) if text.trim().len() >= Self::MIN_LENGTH => Ok(Self(Secret::new(text.trim().to_owned()))),
-            Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the administrator token is too short")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let token = hex::encode(crate::actors::runtime::entropy());
-                let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-                file.write_all(token.as_bytes())?;
-                file.write_all(b"\n")?;
-                file.sync_all()?;
-                Ok(Self(Secret::new(token)))
+        let found = match fs::read(path) {
+            Ok(bytes) => Some(String::from_utf8(bytes).unwrap_or_else(|_| "not text".to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let token = match found.as_deref().map(str::trim) {
+            None => Self::create(path)?,
+            Some("") => {
+                tracing::warn!(path = %path.display(),
+                    "the administrator token was empty and is made anew; the nodes of a cluster are to have the same");
+                Self::create(path)?
             }
-            Err(error) => Err(error),
-        }
+            Some(token) if is_whole(token) => token.to_owned(),
+            Some(_) => {
+                let problem = format!(
+                    "{} is damaged. Lost with it: the token, nothing else. Remedy: restore the file (in a cluster, from \
+                     another node), or remove it; then the next start makes a new token",
+                    path.display()
+                );
+                return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+            }
+        };
+        Ok(Self(Secret::new(token)))
+    }
+
+    fn create(path: &Path) -> io::Result<String> {
+        let digits = hex::encode(crate::actors::runtime::entropy());
+        let token = format!("{TOKEN_PREFIX}{digits}{}", checksum(&digits));
+        write_private(path, format!("{token}\n").as_bytes())?;
+        Ok(token)
     }
 
     /// A token known from elsewhere.
@@ -226,8 +275,24 @@ mod tests {
         let again = OperatorToken::load_or_create(&path).expect("read");
         assert!(again.matches(token.trim()));
         assert!(!again.matches("") && !again.matches(&token.trim()[1..]));
-        fs::write(&path, "short").expect("written");
-        assert!(OperatorToken::load_or_create(&path).is_err());
+        for at in 0..token.trim().len() {
+            let mut damaged = token.clone().into_bytes();
+            damaged[at] ^= 1;
+            fs::write(&path, &damaged).expect("written");
+            let refused = OperatorToken::load_or_create(&path).err().expect("refused").to_string();
+            assert!(refused.contains("admin-token is damaged"), "{refused}");
+            if at > 0 {
+                fs::write(&path, &token[..at]).expect("written");
+                assert!(OperatorToken::load_or_create(&path).is_err(), "cut at {at}");
+            }
+        }
+        let elsewhere = "0123456789abcdef".repeat(4);
+        fs::write(&path, &elsewhere).expect("written");
+        assert!(OperatorToken::load_or_create(&path).expect("a token from elsewhere").matches(&elsewhere));
+        fs::write(&path, "").expect("emptied");
+        let made = OperatorToken::load_or_create(&path).expect("made anew");
+        let token = fs::read_to_string(&path).expect("a token");
+        assert!(made.matches(token.trim()) && is_whole(token.trim()));
     }
 
     #[test]

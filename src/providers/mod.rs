@@ -5,6 +5,7 @@
 
 pub mod email;
 pub mod keys;
+mod line_file;
 pub mod payment;
 pub mod push;
 pub mod sms;

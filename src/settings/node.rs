@@ -156,6 +156,7 @@ pub struct Storage {
     pub overlay_max_bytes: u64,
     pub cache_bytes: u64,
     pub snapshot_interval_seconds: u64,
+    pub min_free_bytes: u64,
     pub snapshots_kept: usize,
 }
 

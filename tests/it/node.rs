@@ -48,6 +48,12 @@ impl Plan {
         self
     }
 
+    /// Sets a variable of the process.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Keeps the data in this directory.
     pub fn data(mut self, path: PathBuf) -> Self {
         self.data = Some(path);
@@ -57,13 +63,6 @@ impl Plan {
     /// Runs the node under another program.
     pub fn under(mut self, program: &[&str]) -> Self {
         self.under = program.iter().map(|&word| word.to_owned()).collect();
-        self
-    }
-
-    /// Sets a variable of the process that is no key of the configuration.
-    #[cfg(feature = "peers")]
-    pub fn variable(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -171,6 +170,11 @@ impl Node {
             }
         }
         command
+    }
+
+    /// Sets a variable of the process for its next start.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Starts the process over whatever the data directory holds.
@@ -303,6 +307,40 @@ impl Node {
         let ended = tokio::time::timeout(ENDS_WITHIN, child.wait()).await;
         let status = ended.unwrap_or_else(|_| panic!("no end within {ENDS_WITHIN:?}\n{}", self.log()));
         assert!(status.expect("an exit status").success(), "a graceful end\n{}", self.log());
+    }
+
+    /// Waits until it ends by itself, and answers whether with success.
+    pub async fn ends_well(&mut self) -> bool {
+        let mut child = self.child.take().expect("a running node");
+        let ended = tokio::time::timeout(ENDS_WITHIN, child.wait()).await;
+        let status = ended.unwrap_or_else(|_| panic!("no end within {ENDS_WITHIN:?}\n{}", self.log()));
+        status.expect("an exit status").success()
+    }
+
+    /// Waits until it is ready, or has ended by itself: then false.
+    pub async fn comes_up(&mut self) -> bool {
+        let deadline = Instant::now() + READY_WITHIN;
+        let client = self.api();
+        let mut poll = tokio::time::interval(Duration::from_millis(20));
+        while self.runs() {
+            assert!(Instant::now() < deadline, "neither ready nor ended within {READY_WITHIN:?}\n{}", self.log());
+            if client.try_get("/readyz").await.is_some_and(|answer| answer.status == 200) {
+                return true;
+            }
+            poll.tick().await;
+        }
+        self.child = None;
+        false
+    }
+
+    /// Whether the process is there.
+    pub fn runs(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().expect("a child to wait for").is_none())
+    }
+
+    /// Forgets what was logged so far.
+    pub fn forget_log(&self) {
+        std::fs::write(self.log_path(), b"").expect("a log file");
     }
 
     fn log_path(&self) -> PathBuf {

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::audit;
-use super::log::LogError;
+use super::log::{LogError, unreadable};
 use super::question::{Answer, Question, encode_answer};
 use super::remote::{Refusal, RemoteHandler};
 use super::replica::Led;
@@ -12,7 +12,6 @@ use super::router::{Entries, Page, Router};
 use super::sealing::{Place, open};
 use super::shard::{Shard, Undelivered};
 use crate::kernel::{Clock, EntityId, Error, ErrorCode, Op, ShardId};
-use crate::storage::state::StateError;
 
 /// Due timers looked at to find the next one; more than these are only due together when they are put off.
 const LOOK_AHEAD: usize = 4096;
@@ -98,11 +97,6 @@ async fn write_audit(shard: &Shard, op: Op) -> Result<(), Undelivered> {
         Err(LogError::NotLeader { .. }) => Err(Undelivered::Moved),
         Err(_) => Err(unavailable().into()),
     }
-}
-
-fn unreadable(error: &StateError) -> Error {
-    tracing::error!(%error, "the state store cannot be read");
-    Error::internal()
 }
 
 /// Answers other nodes.

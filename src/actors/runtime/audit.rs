@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::log::unreadable;
 use crate::kernel::merkle::{self, Hash, MerkleError};
 use crate::kernel::{Error, ErrorCode, ShardId};
 use crate::storage::state::ShardState;
@@ -56,11 +57,6 @@ impl Tree for ShardState {
     fn node(&self, level: u8, index: u64) -> Result<Option<Hash>, Error> {
         self.audit_node(level, index).map_err(|error| unreadable(&error))
     }
-}
-
-fn unreadable(error: &dyn std::error::Error) -> Error {
-    tracing::error!(%error, "the audit log cannot be read");
-    Error::internal()
 }
 
 /// Answers a question from the state of `shard`.

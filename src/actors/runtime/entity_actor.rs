@@ -19,6 +19,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 
 use super::directory::Vitals;
+use super::log::unreadable;
 use super::message::{Answer, Durable, EntityMessage, Failure, Request, Standing, Work};
 use super::proposal::{Asked, Stop, panic_text};
 use super::sealing::{Place, open};
@@ -125,10 +126,7 @@ async fn load<E: Entity>(id: &EntityId, parts: &ShardParts) -> Result<Loaded<E>,
 
 /// The entity as it is stored.
 async fn stored<E: Entity>(id: &EntityId, parts: &ShardParts) -> Result<Loaded<E>, Error> {
-    let stored = parts.log.state().entity(id).map_err(|error| {
-        tracing::error!(entity = %id, %error, "the state store cannot be read");
-        Error::internal()
-    })?;
+    let stored = parts.log.state().entity(id).map_err(|error| unreadable(&error))?;
     let Some(stored) = stored else {
         let (durable, _) = watch::channel(Durable { sequence: 0, failed: false });
         let (state, taken) = (E::default(), HashMap::new());
@@ -225,10 +223,7 @@ impl<E: Entity> Turn<'_, E> {
         let durable = self.loaded.durable.borrow().sequence;
         self.loaded.taken.retain(|_, sequence| *sequence > durable);
         let state = self.parts.log.state();
-        let unreadable = |error| {
-            tracing::error!(entity = %self.id, %error, "the state store cannot be read");
-            Error::internal()
-        };
+        let unreadable = |error| unreadable(&error);
         let stale = || Ok(Some(Answer { reply: Ok(Vec::new()), standing: Standing::Stale }));
         let busy = || Err(Error::unavailable("The same delivery is under way."));
         match work {

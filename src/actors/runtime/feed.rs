@@ -9,11 +9,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+use super::log::unreadable;
 use super::sealer::Sealer;
 use super::sealing::{Place, open};
 use super::shard::Shard;
 use crate::kernel::{EntityId, Error, Op, Timestamp};
-use crate::storage::state::{FeedEntry, ShardState, StateError};
+use crate::storage::state::{FeedEntry, ShardState};
 
 const PAGE: usize = 256;
 /// Entries that nobody wanted, after which the offset is stored all the same: a write for each would double the log.
@@ -103,11 +104,6 @@ pub fn behind(state: &ShardState, consumer: &dyn FeedConsumer) -> Result<u64, Er
         count += page.iter().map(|entry| u64::from(consumer.wants(entry.entity.kind()))).sum::<u64>();
     }
     Ok(count)
-}
-
-fn unreadable(error: &StateError) -> Error {
-    tracing::error!(%error, "a feed cannot be read");
-    Error::internal()
 }
 
 /// Handles one page beyond the stored offset and `seen`; whether there may be more.

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
-use crate::kernel::{Op, OpOutcome, ShardId, Timestamp};
-use crate::storage::state::ShardState;
+use crate::kernel::{Error, Op, OpOutcome, ShardId, Timestamp};
+use crate::storage::state::{ShardState, StateError};
 
 /// Why an operation did not commit here.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -15,6 +15,9 @@ pub enum LogError {
     /// The queue in front of the log is full; the operation was not accepted.
     #[error("the shard's queue is full")]
     Overloaded,
+    /// There is too little space on the disk; the operation was not accepted.
+    #[error("the disk is full")]
+    DiskFull,
     /// The operation is larger than an entry of the log may be; it was not accepted.
     #[error("an operation of {bytes} bytes is above the limit of {limit}")]
     TooLarge { bytes: usize, limit: usize },
@@ -27,6 +30,16 @@ pub enum LogError {
     /// The log stopped: shutdown or a failed disk. Whether an accepted operation commits is not known.
     #[error("the shard's log has stopped")]
     Stopped,
+}
+
+/// What a caller hears when the state cannot be read: of a node that is about to stop because its disk failed, that another
+/// try may help.
+pub fn unreadable(error: &StateError) -> Error {
+    if matches!(error, StateError::Failed) {
+        return Error::unavailable("The storage of this node failed.");
+    }
+    tracing::error!(%error, "the state store cannot be read");
+    Error::internal()
 }
 
 /// Who decides for a shard, as this node knows it.

@@ -232,7 +232,7 @@ impl Watcher {
             self.durable.send_modify(|durable| durable.sequence = durable.sequence.max(self.sequence));
             return Ok(Answer { reply: Ok(reply), standing: Standing::Durable });
         }
-        if let Err(error @ (LogError::Overloaded | LogError::TooLarge { .. })) = &committed {
+        if let Err(error @ (LogError::Overloaded | LogError::DiskFull | LogError::TooLarge { .. })) = &committed {
             // Not accepted, which whoever proposed it knows.
             return Err(Failure::Refused(refusal(error)));
         }
@@ -253,6 +253,7 @@ impl Watcher {
 fn refusal(error: &LogError) -> Error {
     match error {
         LogError::Overloaded => Error::overloaded("The shard's queue"),
+        LogError::DiskFull => Error::overloaded("The disk"),
         LogError::TooLarge { .. } => Error::new(ErrorCode::TooLarge, "The change is larger than the log takes."),
         LogError::NotLeader { .. } => Error::unavailable("The shard has no leader here; nothing was done."),
         LogError::Deposed | LogError::Stopped => {

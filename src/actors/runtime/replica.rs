@@ -129,7 +129,7 @@ impl Replica {
             tracing::error!(entity = %id, %error, "an entity cannot be read");
             Error::internal()
         };
-        let stored = self.state().entity(id).map_err(|error| unreadable(&error))?;
+        let stored = self.state().entity(id).map_err(|error| super::log::unreadable(&error))?;
         let Some(stored) = stored.filter(|stored| stored.subject.is_none()) else { return Ok(None) };
         let mut entity = match &stored.snapshot {
             Some((_, bytes)) => codec::decode::<E>(bytes).map_err(|error| unreadable(&error))?,

@@ -139,20 +139,17 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// What the data directory holds. A member without a certificate of its cluster's authority signs itself one.
+    /// What the data directory holds. A member signs itself its certificate, and again when the kept one is damaged or of
+    /// another authority; a damaged key is set aside for a new one, since who may take part is decided by membership.
     ///
     /// # Errors
     /// [`IdentityError`].
     pub fn open(data_dir: &Path, node: u64, cluster: ClusterId, keys: &dyn KeyWrapper) -> Result<Self, IdentityError> {
         let (authority, key) = (Authority::derive(keys, cluster)?, NodeKey::open(data_dir)?);
-        let certificate = match key.certificate(&authority.certificate)? {
-            Some(certificate) => certificate,
-            None => {
-                let certificate = authority.issue(node, &key.public_key())?;
-                key.keep(&certificate, &authority.certificate)?;
-                certificate
-            }
-        };
+        let certificate = authority.issue(node, &key.public_key())?;
+        if !key.keeps(&certificate, &authority.certificate)? {
+            key.keep(&certificate, &authority.certificate)?;
+        }
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.key.serialize_der()));
         Ok(Self { node, cluster, certificate, authority: authority.certificate, key })
     }
@@ -177,17 +174,27 @@ impl NodeKey {
         let directory = data_dir.join("cluster");
         fs::create_dir_all(&directory).map_err(io_at(&directory))?;
         let path = directory.join("node.key");
-        let key = match fs::read(&path) {
+        let kept = match fs::read(&path).map(Zeroizing::new) {
             Ok(bytes) => {
-                let bytes = Zeroizing::new(bytes);
-                KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(bytes.as_slice()), &PKCS_ED25519)?
+                let bytes = PrivatePkcs8KeyDer::from(bytes.as_slice());
+                let key = KeyPair::from_pkcs8_der_and_sign_algo(&bytes, &PKCS_ED25519);
+                if let Err(error) = &key {
+                    let aside = path.with_extension("damaged");
+                    tracing::error!(%error, aside = %aside.display(), "this node's key is damaged; it gets a new one");
+                    fs::rename(&path, &aside).map_err(io_at(&path))?;
+                }
+                key.ok()
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(io_at(&path)(error)),
+        };
+        let key = match kept {
+            Some(key) => key,
+            None => {
                 let key = KeyPair::generate_for(&PKCS_ED25519)?;
                 write(&path, &Zeroizing::new(key.serialize_der()), 0o600)?;
                 key
             }
-            Err(error) => return Err(io_at(&path)(error)),
         };
         Ok(Self { directory, key })
     }
@@ -207,18 +214,17 @@ impl NodeKey {
         write(&self.directory.join("ca.crt"), authority, 0o644)
     }
 
-    /// The kept certificate, if it is of this authority.
-    fn certificate(&self, authority: &CertificateDer<'_>) -> Result<Option<CertificateDer<'static>>, IdentityError> {
-        let read = |name: &str| {
+    /// Whether these are what is kept.
+    fn keeps(&self, certificate: &CertificateDer<'_>, authority: &CertificateDer<'_>) -> Result<bool, IdentityError> {
+        let holds = |name: &str, wanted: &[u8]| {
             let path = self.directory.join(name);
             match fs::read(&path) {
-                Ok(bytes) => Ok(Some(CertificateDer::from(bytes))),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Ok(bytes) => Ok(bytes == wanted),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
                 Err(error) => Err(io_at(&path)(error)),
             }
         };
-        let ours = read("ca.crt")?.is_some_and(|kept| kept == *authority);
-        if ours { read("node.crt") } else { Ok(None) }
+        Ok(holds("node.crt", certificate)? && holds("ca.crt", authority)?)
     }
 }
 
@@ -264,5 +270,28 @@ mod tests {
         let other = Identity::open(dir.path(), 3, [8; 16], &keys).unwrap();
         assert_ne!(other.certificate, Identity::open(dir.path(), 3, [7; 16], &keys).unwrap().certificate);
         assert!(matches!(first.issue(1, &[1; 31]), Err(IdentityError::PublicKey(31))));
+    }
+
+    #[test]
+    fn a_damaged_key_or_certificate_is_made_again() {
+        let (keys_dir, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let keys = FileKeys::open(keys_dir.path()).unwrap();
+        let made = Identity::open(dir.path(), 3, [7; 16], &keys).unwrap();
+        for name in ["node.crt", "ca.crt", "node.key"] {
+            let path = dir.path().join("cluster").join(name);
+            let whole = fs::read(&path).unwrap();
+            for at in 0..whole.len() {
+                let mut damaged = whole.clone();
+                damaged[at] ^= 1;
+                for bytes in [&damaged[..], &whole[..at]] {
+                    fs::write(&path, bytes).unwrap();
+                    let opened = Identity::open(dir.path(), 3, [7; 16], &keys).unwrap();
+                    assert_eq!(opened.certificate == made.certificate, name != "node.key", "{name}: byte {at}");
+                    assert_eq!(opened.authority, made.authority);
+                }
+            }
+            fs::write(&path, &whole).unwrap();
+        }
+        assert_eq!(Identity::open(dir.path(), 3, [7; 16], &keys).unwrap().certificate, made.certificate);
     }
 }

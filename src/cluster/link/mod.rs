@@ -100,7 +100,7 @@ pub enum LinkError {
     Bind(#[source] io::Error),
     #[error("the certificates cannot be used")]
     Tls(#[from] rustls::Error),
-    #[error("the list of members cannot be read or written")]
+    #[error("the list of members: {0}")]
     Members(#[source] io::Error),
     #[error("no address is known of node {0}")]
     Unknown(u64),

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -22,10 +23,40 @@ pub(in crate::cluster) fn remember(data_dir: &Path, members: &BTreeMap<u64, Stri
     write(&directory.join(FILE), members)
 }
 
+/// The file. Before it had a checksum it was the map alone.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    members: BTreeMap<u64, String>,
+    /// CRC-32C of the members.
+    checksum: u32,
+}
+
+fn sum(members: &BTreeMap<u64, String>) -> u32 {
+    members.iter().fold(0, |sum, (id, address)| crc32c::crc32c_append(sum, format!("{id} {address}\n").as_bytes()))
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> io::Result<BTreeMap<u64, String>> {
+    if let Ok(members) = serde_json::from_slice(bytes) {
+        return Ok(members);
+    }
+    let stored = serde_json::from_slice::<Stored>(bytes).ok();
+    let whole = stored.filter(|stored| sum(&stored.members) == stored.checksum);
+    whole.map(|stored| stored.members).ok_or_else(|| {
+        let problem = format!(
+            "{} is damaged. Lost with it: where other nodes are reached, nothing else. Remedy: copy the file from another \
+             node of the cluster, all of them have the same; on a single node remove it",
+            path.display()
+        );
+        io::Error::new(io::ErrorKind::InvalidData, problem)
+    })
+}
+
 fn write(path: &Path, members: &BTreeMap<u64, String>) -> io::Result<()> {
+    let stored = Stored { members: members.clone(), checksum: sum(members) };
     let partial = path.with_extension("partial");
     let mut file = File::create(&partial)?;
-    file.write_all(&serde_json::to_vec_pretty(members)?)?;
+    file.write_all(&serde_json::to_vec_pretty(&stored)?)?;
     file.sync_all()?;
     fs::rename(&partial, path)?;
     path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
@@ -76,7 +107,7 @@ impl Peers {
     pub fn open(data_dir: &Path) -> io::Result<Self> {
         let path = data_dir.join("cluster").join(FILE);
         let members = match fs::read(&path) {
-            Ok(bytes) => Some(serde_json::from_slice(&bytes)?),
+            Ok(bytes) => Some(parse(&path, &bytes)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
@@ -202,5 +233,32 @@ impl Peers {
 
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damaged_members_are_never_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let members = BTreeMap::from([(1, "127.0.0.1:8082".to_owned()), (2, "127.0.0.2:8082".to_owned())]);
+        remember(dir.path(), &members).unwrap();
+        let path = dir.path().join("cluster").join(FILE);
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            for bytes in [&damaged[..], &whole[..at]] {
+                fs::write(&path, bytes).unwrap();
+                match Peers::open(dir.path()) {
+                    Ok(peers) => assert_eq!(peers.members(), members, "byte {at}"),
+                    Err(error) => assert!(error.to_string().contains("peers.json is damaged"), "{error}"),
+                }
+            }
+        }
+        fs::write(&path, serde_json::to_vec_pretty(&members).unwrap()).unwrap();
+        assert_eq!(Peers::open(dir.path()).unwrap().members(), members, "written before there was a checksum");
     }
 }

@@ -1,20 +1,28 @@
-//! What was decided when the cluster was formed and can never change: kept in `DATA/cluster.json`.
+//! What was decided when the cluster was formed and can never change: kept in `DATA/cluster.json` and in a copy
+//! beside it, each with a checksum, so that either may be lost or damaged.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::link::ClusterId;
 
 const FILE: &str = "cluster.json";
-const VERSION: u32 = 2;
+const COPY: &str = "cluster.copy.json";
+/// What is in a data directory only after it was formed.
+const LATER: [&str; 3] = ["wal", "state", "snapshots"];
+const VERSION: u32 = 3;
 
 /// Whether a cluster was formed in this data directory, or joined from it, before.
 #[must_use]
 pub fn is_formed(data_dir: &Path) -> bool {
-    data_dir.join(FILE).exists()
+    is_used(data_dir) || [FILE, COPY].iter().any(|name| data_dir.join(name).exists())
+}
+
+fn is_used(data_dir: &Path) -> bool {
+    LATER.iter().any(|name| data_dir.join(name).exists())
 }
 
 /// Why the data directory does not fit the configuration.
@@ -31,11 +39,15 @@ pub enum FormationError {
     Range { wanted: u16, limit: u16 },
     #[error("{FILE} is of version {found}; this build reads up to version {VERSION}")]
     Version { found: u32 },
-    #[error("{FILE} cannot be read")]
-    Unreadable(#[from] serde_json::Error),
+    #[error(
+        "{path} and its copy {COPY} are missing or damaged ({why}), but this data directory is in use. Lost with them: \
+         which cluster and node it belongs to and how many shards it was formed with, nothing else. Remedy: restore one of \
+         them from a backup"
+    )]
+    Lost { path: PathBuf, why: String },
     #[error("{FILE} holds no cluster id of 32 hexadecimal digits")]
     Cluster,
-    #[error("{FILE} cannot be read or written")]
+    #[error("{FILE} cannot be written")]
     Io(#[from] io::Error),
 }
 
@@ -49,8 +61,9 @@ pub struct Formation {
     pub founder: bool,
 }
 
-/// The file. Version 1 had no cluster id: no other node could join it yet.
-#[derive(Debug, Serialize, Deserialize)]
+/// The file. Version 1 had no cluster id: no other node could join it yet. Versions 1 and 2 had no checksum.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Stored {
     version: u32,
     node: u64,
@@ -59,6 +72,16 @@ struct Stored {
     cluster: String,
     #[serde(default)]
     joined: bool,
+    /// CRC-32C of the others.
+    #[serde(default)]
+    checksum: u32,
+}
+
+impl Stored {
+    fn sum(&self) -> u32 {
+        let Self { version, node, shards, cluster, joined, .. } = self;
+        crc32c::crc32c(format!("{version} {node} {shards} {cluster} {joined}").as_bytes())
+    }
 }
 
 /// The most data shards a cluster may have.
@@ -83,7 +106,7 @@ pub fn form(data_dir: &Path, node: u64, shards: u16) -> Result<Formation, Format
     {
         return Err(FormationError::Node { formed, wanted: node });
     }
-    if let Some(Stored { version: VERSION, cluster, joined, .. }) = &stored {
+    if let Some(Stored { version: 2.., cluster, joined, .. }) = &stored {
         let mut id = ClusterId::default();
         hex::decode_to_slice(cluster, &mut id).map_err(|_| FormationError::Cluster)?;
         return Ok(Formation { node, shards, cluster: id, founder: !joined });
@@ -108,27 +131,56 @@ pub fn joined_shards(data_dir: &Path) -> Result<Option<u16>, FormationError> {
 /// [`FormationError::Io`].
 pub fn adopt(data_dir: &Path, formation: &Formation) -> Result<(), FormationError> {
     let Formation { node, shards, cluster, founder } = *formation;
-    let stored = Stored { version: VERSION, node, shards, cluster: hex::encode(cluster), joined: !founder };
-    let partial = data_dir.join("cluster.json.partial");
-    let mut file = File::create(&partial)?;
-    file.write_all(&serde_json::to_vec_pretty(&stored)?)?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    fs::rename(&partial, data_dir.join(FILE))?;
-    Ok(File::open(data_dir)?.sync_all()?)
+    let cluster = hex::encode(cluster);
+    let stored = Stored { version: VERSION, node, shards, cluster, joined: !founder, checksum: 0 };
+    let stored = Stored { checksum: stored.sum(), ..stored };
+    for name in [FILE, COPY] {
+        write(data_dir, name, &stored)?;
+    }
+    Ok(())
 }
 
+fn write(data_dir: &Path, name: &str, stored: &Stored) -> io::Result<()> {
+    let partial = data_dir.join("cluster.json.partial");
+    let mut file = File::create(&partial)?;
+    file.write_all(&serde_json::to_vec_pretty(stored)?)?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    fs::rename(&partial, data_dir.join(name))?;
+    File::open(data_dir)?.sync_all()
+}
+
+/// What the two files say. One that is missing or damaged is written again from the other.
 fn read(data_dir: &Path) -> Result<Option<Stored>, FormationError> {
-    let text = match fs::read(data_dir.join(FILE)) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.into()),
+    let found = [FILE, COPY].map(|name| (name, read_one(&data_dir.join(name))));
+    let Some(stored) = found.iter().find_map(|(_, found)| found.clone().ok().flatten()) else {
+        let damaged = found.into_iter().find_map(|(_, found)| found.err());
+        let missing = is_used(data_dir).then(|| "there is no file".to_owned());
+        let lost = |why| FormationError::Lost { path: data_dir.join(FILE), why };
+        return damaged.or(missing).map_or(Ok(None), |why| Err(lost(why)));
     };
-    let stored: Stored = serde_json::from_slice(&text)?;
     if !(1..=VERSION).contains(&stored.version) {
         return Err(FormationError::Version { found: stored.version });
     }
+    for (name, found) in found {
+        if found.as_ref() != Ok(&Some(stored.clone())) {
+            tracing::warn!(name, ?found, "written again from its copy");
+            write(data_dir, name, &stored)?;
+        }
+    }
     Ok(Some(stored))
+}
+
+/// None when there is no file; why when it cannot be believed.
+fn read_one(path: &Path) -> Result<Option<Stored>, String> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    let stored: Stored = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let whole = stored.checksum == stored.sum() || (stored.version < VERSION && stored.checksum == 0);
+    if whole { Ok(Some(stored)) } else { Err("it fails its checksum".to_owned()) }
 }
 
 #[cfg(test)]
@@ -144,8 +196,6 @@ mod tests {
         let error = form(dir.path(), 1, 4).unwrap_err();
         assert!(error.to_string().contains("formed with 8 data shards, and cluster.shards is 4"), "{error}");
         assert!(matches!(form(dir.path(), 2, 8), Err(FormationError::Node { formed: 1, wanted: 2 })));
-        fs::write(dir.path().join(FILE), b"{}").unwrap();
-        assert!(matches!(form(dir.path(), 1, 8), Err(FormationError::Unreadable(_))));
     }
 
     #[test]
@@ -155,11 +205,6 @@ mod tests {
         let formed = form(dir.path(), 1, 8).unwrap();
         assert!(formed.cluster != ClusterId::default() && formed.founder);
         assert_eq!(form(dir.path(), 1, 8).unwrap(), formed);
-        let text = fs::read_to_string(dir.path().join(FILE)).unwrap();
-        fs::write(dir.path().join(FILE), text.replace(&hex::encode(formed.cluster), "beef")).unwrap();
-        assert!(matches!(form(dir.path(), 1, 8), Err(FormationError::Cluster)));
-        fs::write(dir.path().join(FILE), text.replace("\"version\": 2", "\"version\": 3")).unwrap();
-        assert!(matches!(form(dir.path(), 1, 8), Err(FormationError::Version { found: 3 })));
         let joined = Formation { founder: false, ..formed };
         adopt(dir.path(), &joined).unwrap();
         assert_eq!(form(dir.path(), 1, 8).unwrap(), joined);
@@ -174,6 +219,8 @@ mod tests {
         let old = br#"{"version":1,"node":1,"shards":8}"#;
         crate::kernel::fuzz_tests::fuzz_costly("formation", &[&good, old], |bytes| {
             fs::write(&path, bytes).expect("writable");
+            // Without the copy, which would do.
+            let _ = fs::remove_file(dir.path().join(COPY));
             match form(dir.path(), 1, 8) {
                 Ok(found) => {
                     assert_eq!((found.node, found.shards), (1, 8));
@@ -182,5 +229,45 @@ mod tests {
                 Err(error) => error.to_string().chars().filter(|c| !c.is_ascii_digit()).collect(),
             }
         });
+    }
+
+    #[test]
+    fn a_directory_of_version_2_is_read_and_gets_a_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        let text =
+            br#"{"version": 2, "node": 1, "shards": 8, "cluster": "07070707070707070707070707070707", "joined": true}"#;
+        fs::write(dir.path().join(FILE), text).unwrap();
+        let formation = Formation { node: 1, shards: 8, cluster: [7; 16], founder: false };
+        assert_eq!(form(dir.path(), 1, 8).unwrap(), formation);
+        fs::remove_file(dir.path().join(FILE)).unwrap();
+        assert_eq!(form(dir.path(), 1, 8).unwrap(), formation);
+    }
+
+    #[test]
+    fn one_of_the_two_files_is_enough_and_none_is_refused_in_a_directory_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let formed = form(dir.path(), 1, 8).unwrap();
+        let whole = fs::read(dir.path().join(FILE)).unwrap();
+        for name in [FILE, COPY] {
+            let path = dir.path().join(name);
+            for at in 0..whole.len() {
+                let mut damaged = whole.clone();
+                damaged[at] ^= 1;
+                for bytes in [&damaged[..], &whole[..at]] {
+                    fs::write(&path, bytes).unwrap();
+                    assert_eq!(form(dir.path(), 1, 8).unwrap(), formed, "{name}: byte {at}");
+                }
+            }
+            fs::remove_file(&path).unwrap();
+            assert_eq!(form(dir.path(), 1, 8).unwrap(), formed);
+            assert_eq!(fs::read(&path).unwrap(), whole);
+        }
+        fs::write(dir.path().join(FILE), b"{}").unwrap();
+        fs::remove_file(dir.path().join(COPY)).unwrap();
+        let lost = form(dir.path(), 1, 8).unwrap_err().to_string();
+        assert!(lost.contains("cluster.json") && lost.contains("Remedy"), "{lost}");
+        fs::remove_file(dir.path().join(FILE)).unwrap();
+        fs::create_dir(dir.path().join("wal")).unwrap();
+        assert!(matches!(form(dir.path(), 1, 8), Err(FormationError::Lost { .. })));
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::metrics::WaitError;
 use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{BasicNode, Config, RaftMetrics};
@@ -25,6 +26,10 @@ use crate::storage::wal::GroupLog;
 
 /// The longest a single voter may take to become leader before starting counts as failed.
 const LEADERSHIP: Duration = Duration::from_secs(30);
+
+/// How long the core may take to take over a snapshot that is written, and how often it is asked.
+const TAKEN_WITHIN: Duration = Duration::from_secs(5);
+const TAKE_TRIES: u32 = 12;
 
 /// A shard's replicated log and state; what the runtime calls [`ShardLog`].
 pub struct ShardGroup {
@@ -75,7 +80,8 @@ impl ShardGroup {
             raft.initialize(members).await.map_err(|error| failed("cannot be formed", error.to_string()))?;
         }
         let limits = (settings.queue_ops, settings.queue_bytes);
-        let (queue, proposer) = Queue::start(shard, raft.clone(), limits, stop.clone());
+        let full = Arc::clone(&settings.disk_full);
+        let (queue, proposer) = Queue::start(shard, raft.clone(), limits, full, stop.clone());
         let (mut leadership, watching) = leadership::follow(raft.clone(), stop.clone());
         if only || (!formed && settings.founder) {
             let elected = raft.wait(Some(LEADERSHIP)).current_leader(node, "this node leads").await;
@@ -145,12 +151,19 @@ impl ShardGroup {
             RaftGroupError::Group { shard: self.shard, what, error }
         };
         let applied = self.state().applied().borrow().applied_index;
-        self.raft.trigger().snapshot().await.map_err(|error| failed(error.to_string()))?;
-        self.raft
-            .wait(None)
-            .metrics(|metrics| metrics.snapshot.is_some_and(|at| at.index >= applied), "a snapshot is made")
-            .await
-            .map_err(|error| failed(error.to_string()))?;
+        self.machine.write_snapshot().await.map_err(|error| failed(error.to_string()))?;
+        let mut tries = 0;
+        loop {
+            // Passed over while one is being made for a follower.
+            self.raft.trigger().snapshot().await.map_err(|error| failed(error.to_string()))?;
+            let made = |metrics: &RaftMetrics<TypeConfig>| metrics.snapshot.is_some_and(|at| at.index >= applied);
+            tries += 1;
+            match self.raft.wait(Some(TAKEN_WITHIN)).metrics(made, "a snapshot is made").await {
+                Ok(_) => break,
+                Err(WaitError::Timeout(..)) if tries < TAKE_TRIES => {}
+                Err(error) => return Err(failed(error.to_string())),
+            }
+        }
         if let Some(upto) = self.machine.purgeable().map_err(|error| failed(error.to_string()))? {
             fail_point::reach("purge.before");
             self.raft.trigger().purge_log(upto).await.map_err(|error| failed(error.to_string()))?;

@@ -18,8 +18,10 @@ mod upkeep;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use openraft::storage::RaftLogStorage;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +53,10 @@ pub struct GroupSettings {
     /// Bytes of log of a shard at which a snapshot is made earlier.
     pub snapshot_log_bytes: u64,
     pub snapshots_kept: usize,
+    /// Free space of the data directory below which nothing more is accepted.
+    pub min_free_bytes: u64,
+    /// Whether it is below that; the same for all clones.
+    pub disk_full: Arc<AtomicBool>,
 }
 
 impl Default for GroupSettings {
@@ -67,6 +73,8 @@ impl Default for GroupSettings {
             snapshot_every: Duration::from_secs(900),
             snapshot_log_bytes: 64 << 20,
             snapshots_kept: 2,
+            min_free_bytes: 0,
+            disk_full: Arc::default(),
         }
     }
 }
@@ -108,13 +116,15 @@ impl Groups {
     ) -> Result<Self, RaftGroupError> {
         let mut starting = Vec::new();
         for shard in 0..=settings.shards {
-            let (store, dir, log) = (Arc::clone(&store), data_dir.to_owned(), wal.group(shard));
+            let (store, dir, mut log) = (Arc::clone(&store), data_dir.to_owned(), wal.group(shard));
             let (settings, network) = (settings.clone(), network.clone());
             starting.push(tokio::spawn(async move {
+                let held = log.get_log_state().await.map_err(StateError::from)?;
+                let (purged, last) = (held.last_purged_log_id.map(|id| id.index), held.last_log_id.map(|id| id.index));
                 let machine = tokio::task::spawn_blocking(move || {
                     let state = store.shard(ShardId(shard))?;
                     let machine = ShardMachine::new(&dir, store, state, settings.snapshots_kept)?;
-                    machine.prepare()?;
+                    machine.prepare(&dir, purged, last)?;
                     Ok::<_, StateError>((machine, settings))
                 });
                 let (machine, settings) = machine.await??;
@@ -126,7 +136,7 @@ impl Groups {
             shards.push(group.await??);
         }
         let stop = CancellationToken::new();
-        let (failed, tasks) = upkeep::start(&shards, &wal, &store, &settings, &stop);
+        let (failed, tasks) = upkeep::start(&shards, &wal, &store, data_dir, &settings, &stop);
         Ok(Self { shards, store, wal, failed, stop, tasks: std::sync::Mutex::new(tasks) })
     }
 

@@ -4,7 +4,7 @@
 //! while entries committed before it may still be applied; every operation is answered exactly once. Deliberately absent: waiting for more operations, retries.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use metrics::{Gauge, Histogram};
 use openraft::errors::ClientWriteError;
@@ -44,6 +44,7 @@ pub(super) struct Queue {
     proposals: mpsc::Sender<Proposal>,
     waiting: Arc<Waiting>,
     limit_bytes: usize,
+    disk_full: Arc<AtomicBool>,
 }
 
 struct Waiting {
@@ -60,6 +61,7 @@ impl Queue {
         shard: ShardId,
         raft: Raft,
         limits: (usize, usize),
+        disk_full: Arc<AtomicBool>,
         stop: CancellationToken,
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (limit_ops, limit_bytes) = limits;
@@ -74,13 +76,16 @@ impl Queue {
         });
         let proposer = Proposer { raft, queued, waiting: Arc::clone(&waiting), stop };
         let task = tokio::spawn(proposer.run());
-        (Self { proposals, waiting, limit_bytes: limit_bytes.max(OP_BYTES) }, task)
+        (Self { proposals, waiting, limit_bytes: limit_bytes.max(OP_BYTES), disk_full }, task)
     }
 
     pub(super) fn push(&self, term: u64, op: Op, done: Completion) -> Result<(), LogError> {
         let bytes = op_bytes(&op);
         if bytes > OP_BYTES {
             return Err(done.refuse(LogError::TooLarge { bytes, limit: OP_BYTES }));
+        }
+        if self.disk_full.load(Ordering::Relaxed) {
+            return Err(done.refuse(LogError::DiskFull));
         }
         // Counted before it is queued, so that the count never falls below what is there.
         self.waiting.add(bytes);

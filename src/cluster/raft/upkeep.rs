@@ -1,7 +1,9 @@
 //! What the groups need from time to time: snapshots, purges, and someone who notices that they failed.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -24,11 +26,14 @@ pub(super) fn start(
     shards: &[Arc<ShardGroup>],
     wal: &Wal,
     store: &Arc<StateStore>,
+    data_dir: &Path,
     settings: &GroupSettings,
     stop: &CancellationToken,
 ) -> (watch::Receiver<Option<String>>, Vec<JoinHandle<()>>) {
     let (failed, watch) = watch::channel(None);
-    let guard = Guard { shards: shards.to_vec(), wal: wal.clone(), store: Arc::clone(store), failed };
+    let space = Space { data_dir: data_dir.to_owned(), settings: settings.clone() };
+    space.look();
+    let guard = Guard { shards: shards.to_vec(), wal: wal.clone(), store: Arc::clone(store), space, failed };
     let snapshots =
         Snapshots { shards: shards.to_vec(), settings: settings.clone(), made: BTreeMap::new(), began: Instant::now() };
     let (first, second) = (stop.clone(), stop.clone());
@@ -43,6 +48,7 @@ struct Guard {
     shards: Vec<Arc<ShardGroup>>,
     wal: Wal,
     store: Arc<StateStore>,
+    space: Space,
     failed: watch::Sender<Option<String>>,
 }
 
@@ -55,8 +61,11 @@ impl Guard {
                 Ok(why) = wal.wait_for(Option::is_some) => {
                     break format!("the write-ahead log failed: {}", why.as_deref().unwrap_or_default());
                 }
-                Ok(_) = store.wait_for(|failed| *failed) => break "the state store failed".to_owned(),
+                Ok(why) = store.wait_for(Option::is_some) => {
+                    break format!("the state store failed: {}", why.as_deref().unwrap_or_default());
+                }
                 _ = tick.tick() => {
+                    self.space.look();
                     if let Some((shard, why)) = self.stopped() {
                         break format!("shard {shard} stopped: {why}");
                     }
@@ -69,6 +78,35 @@ impl Guard {
 
     fn stopped(&self) -> Option<(ShardId, String)> {
         self.shards.iter().find_map(|group| group.fatal().map(|why| (group.shard(), why)))
+    }
+}
+
+/// Watches the free space of the disk. Nothing is accepted while there is too little, so that what was accepted can still
+/// be taken to the state, and the disk is never found full in the middle of a write.
+struct Space {
+    data_dir: PathBuf,
+    settings: GroupSettings,
+}
+
+impl Space {
+    fn look(&self) {
+        let free = match fs4::available_space(&self.data_dir) {
+            Ok(free) => free,
+            Err(error) => return tracing::warn!(%error, "the free space of the disk cannot be read"),
+        };
+        let full = free < self.settings.min_free_bytes;
+        if self.settings.disk_full.swap(full, Ordering::Relaxed) != full {
+            let (free_bytes, wanted_bytes) = (free, self.settings.min_free_bytes);
+            if full {
+                tracing::error!(
+                    free_bytes,
+                    wanted_bytes,
+                    "the disk is full: nothing more is accepted until there is space"
+                );
+            } else {
+                tracing::info!(free_bytes, wanted_bytes, "there is space on the disk again");
+            }
+        }
     }
 }
 
@@ -94,7 +132,8 @@ impl Snapshots {
         loop {
             tick.tick().await;
             for group in self.shards.clone() {
-                if self.is_due(&group)
+                if !self.settings.disk_full.load(Ordering::Relaxed)
+                    && self.is_due(&group)
                     && let Err(error) = self.make(&group).await
                 {
                     tracing::error!(%error, "a snapshot failed; the log is kept");

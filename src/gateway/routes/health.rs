@@ -10,8 +10,6 @@ use crate::gateway::{Access, Call, Endpoint, LimitClass, Reply};
 use crate::kernel::Error;
 use crate::telemetry;
 
-/// Below this much free space the disk counts as full.
-const MIN_FREE_BYTES: u64 = 64 << 20;
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Health, on every listener.
@@ -123,8 +121,13 @@ async fn log(call: &Call<()>) -> Check {
 }
 
 fn disk(call: &Call<()>) -> Check {
-    let (ok, detail) = match fs4::available_space(&call.services.settings.node.data_dir) {
-        Ok(free) => (free >= MIN_FREE_BYTES, format!("{} MiB free", free >> 20)),
+    let settings = &call.services.settings;
+    let wanted = settings.storage.min_free_bytes;
+    let (ok, detail) = match fs4::available_space(&settings.node.data_dir) {
+        Ok(free) if free >= wanted => (true, format!("{} MiB free", free >> 20)),
+        Ok(free) => {
+            (false, format!("{} MiB free of {} MiB that are needed to accept anything", free >> 20, wanted >> 20))
+        }
         Err(error) => {
             tracing::warn!(%error, "the data directory cannot be looked at");
             (false, "cannot be looked at".to_owned())

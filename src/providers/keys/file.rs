@@ -27,6 +27,9 @@ use crate::kernel::fail_point;
 const ROOT_FILE: &str = "root.key";
 const KEYSET_FILE: &str = "keyset";
 const ROOT_HEADER: &str = "construct root key v1";
+/// What is lost with either file, and the remedy.
+const FROM_BACKUP: &str =
+    "restore the file from its backup (without it nothing personal in this data directory can be read)";
 const NONCE_BYTES: usize = 12;
 /// Far above any real file of these two; a larger one is not ours.
 const FILE_LIMIT_BYTES: u64 = 1 << 20;
@@ -64,9 +67,8 @@ impl FileKeys {
     /// [`KeyError::Refused`] with the remedy.
     pub fn must_exist(directory: &Path) -> Result<(), KeyError> {
         let missing = [ROOT_FILE, KEYSET_FILE].map(|file| directory.join(file)).into_iter().find(|path| !path.exists());
-        let problem = "the file is missing, but this data directory is in use; restore it from its backup (without it \
-                       nothing personal in this data directory can be read)";
-        missing.map_or(Ok(()), |path| Err(refused(&path, problem)))
+        let problem = format!("the file is missing, but this data directory is in use; {FROM_BACKUP}");
+        missing.map_or(Ok(()), |path| Err(refused(&path, &problem)))
     }
 
     /// Opens the keys in `directory`, making them when there are none.
@@ -81,9 +83,8 @@ impl FileKeys {
             (Some(text), _) => parse_root(&root_path, &text)?,
             (None, None) => create_root(&root_path)?,
             (None, Some(_)) => {
-                let problem = "the root key is missing, but keys sealed under it exist; restore the file from its \
-                               backup (without it nothing personal in this data directory can be read)";
-                return Err(refused(&root_path, problem));
+                let problem = format!("the root key is missing, but keys sealed under it exist; {FROM_BACKUP}");
+                return Err(refused(&root_path, &problem));
             }
         };
         let (derivation, keks) = match keyset {
@@ -230,20 +231,27 @@ fn parse_root(path: &Path, text: &str) -> Result<Key, KeyError> {
     };
     let key = key.and_then(|bytes| <[u8; 32]>::try_from(bytes.as_slice()).ok());
     key.map(Zeroizing::new).ok_or_else(|| {
-        refused(path, &format!("not a root key; expected a line {ROOT_HEADER:?} and a line with 32 bytes in base64"))
+        let problem = format!(
+            "not a root key; expected a line {ROOT_HEADER:?} and a line with 32 bytes in base64; {FROM_BACKUP}"
+        );
+        refused(path, &problem)
     })
 }
 
 fn parse_keyset(path: &Path, text: &str, root: &[u8; 32]) -> Result<(Key, BTreeMap<u32, Key>), KeyError> {
     let stored: StoredKeyset =
-        serde_json::from_str(text).map_err(|error| refused(path, &format!("not a keyset: {error}")))?;
+        serde_json::from_str(text).map_err(|error| refused(path, &format!("not a keyset: {error}; {FROM_BACKUP}")))?;
     if stored.format != 1 || stored.keks.is_empty() {
-        return Err(refused(path, "not a keyset of format 1 with at least one version"));
+        return Err(refused(path, &format!("not a keyset of format 1 with at least one version; {FROM_BACKUP}")));
     }
     let opened = |place: &str, text: &str| {
         let sealed = BASE64.decode(text).ok();
         sealed.and_then(|sealed| open(root, place, &sealed)).ok_or_else(|| {
-            refused(path, &format!("the {place} does not open with {ROOT_FILE}: another root key, or a damaged file"))
+            let problem = format!(
+                "the {place} does not open with {ROOT_FILE}: another root key, or one of the two files is damaged; \
+                 {FROM_BACKUP}"
+            );
+            refused(path, &problem)
         })
     };
     let mut keks = BTreeMap::new();
@@ -290,6 +298,10 @@ fn read_private(path: &Path) -> Result<Option<Zeroizing<String>>, KeyError> {
     let read = file.take(FILE_LIMIT_BYTES).read_to_string(&mut text);
     match read {
         Ok(_) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            text.zeroize();
+            Err(refused(path, &format!("damaged: not text; {FROM_BACKUP}")))
+        }
         Err(error) => {
             text.zeroize();
             Err(failed(path, "read", error))

@@ -91,5 +91,5 @@ fn a_directory_in_use_without_its_keys_is_refused_with_the_remedy() {
     FileKeys::must_exist(directory.path()).expect("both are there");
     std::fs::remove_file(directory.path().join("keyset")).expect("removed");
     let refusal = FileKeys::must_exist(directory.path()).expect_err("refused").to_string();
-    assert!(refusal.contains("keyset") && refusal.contains("restore it from its backup"), "{refusal}");
+    assert!(refusal.contains("keyset") && refusal.contains("restore the file from its backup"), "{refusal}");
 }

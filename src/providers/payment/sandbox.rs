@@ -1,16 +1,13 @@
 //! The embedded payment processor: Stripe's test tokens on a journal of its own, so that a node without any account
 //! at a processor still bills for real and survives `kill -9` like one that has.
 //!
-//! Invariants: an answer is on disk (one JSON line, `fdatasync`) before it is given; the same key always gets the same
-//! answer and moves money once; a line torn by a crash was never answered and is cut off before the next is written.
-//! Nodes on one machine may share a journal: whoever answers holds its lock and has read what the others wrote.
+//! Invariants: an answer is on disk (one JSON line, `fdatasync`, [`LineFile`]) before it is given; the same key always gets
+//! the same answer and moves money once. Nodes on one machine may share a journal.
 //! The journal is kept whole and indexed in memory, so that anybody can count charges with `grep`; it is meant for
 //! development and tests. Deliberately absent: completing a 3-D Secure challenge, which needs a browser.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -18,25 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{CardFacts, Charge, ChargeReceipt, ChargeStatus, PaymentReceipt, PaymentRequest, Refund, declined};
 use crate::kernel::{Error, Money, ProviderKind, codec};
+use crate::providers::line_file::{Held, LineFile};
 use crate::providers::{Provider, ProviderError};
-
-/// A journal that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum SandboxError {
-    #[error("the sandbox journal {path} cannot be opened")]
-    Open {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("line {line} of the sandbox journal {path} cannot be read")]
-    Corrupt {
-        path: PathBuf,
-        line: usize,
-        #[source]
-        source: serde_json::Error,
-    },
-}
 
 /// The sandbox processor. Cheap to clone.
 #[derive(Clone)]
@@ -64,71 +44,50 @@ enum What {
 }
 
 struct Journal {
-    path: PathBuf,
-    file: File,
-    /// Bytes and lines that were read.
-    read: u64,
-    lines: usize,
+    file: LineFile,
     answers: HashMap<String, Answer>,
     customers: HashMap<String, ()>,
     /// Charge id → amount taken and amount given back.
     charges: HashMap<String, (Money, i64)>,
     /// Reference → key of the answer.
     references: HashMap<String, String>,
-    /// A write failed: what is on disk is unknown, so nothing more is answered until a restart reads it again.
-    broken: bool,
 }
 
 impl Sandbox {
     /// Opens (or makes) the journal in `directory`.
     ///
     /// # Errors
-    /// [`SandboxError`] when it cannot be opened or a whole line of it cannot be read.
-    pub fn open(directory: &Path) -> Result<Self, SandboxError> {
-        let path = directory.join("journal.jsonl");
-        let failed = |source| SandboxError::Open { path: path.clone(), source };
-        std::fs::create_dir_all(directory).map_err(failed)?;
-        let file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(failed)?;
-        File::open(directory).and_then(|dir| dir.sync_all()).map_err(failed)?;
+    /// When it cannot be opened or is damaged.
+    pub fn open(directory: &Path) -> std::io::Result<Self> {
+        let kept = "what was charged and refunded; a charge in doubt may be made again";
         let mut journal = Journal {
-            path,
-            file,
-            read: 0,
-            lines: 0,
+            file: LineFile::open(&directory.join("journal.jsonl"), kept)?,
             answers: HashMap::new(),
             customers: HashMap::new(),
             charges: HashMap::new(),
             references: HashMap::new(),
-            broken: false,
         };
-        let (path, lock) = (journal.path.clone(), journal.file.try_clone());
-        let failed = |source| SandboxError::Open { path, source };
-        let lock = lock.and_then(|lock| fs4::fs_std::FileExt::lock_exclusive(&lock).map(|()| lock)).map_err(failed)?;
-        journal.catch_up()?;
-        drop(fs4::fs_std::FileExt::unlock(&lock));
+        let held = journal.file.hold()?;
+        journal.catch_up(&held)?;
         Ok(Self { journal: Arc::new(Mutex::new(journal)) })
     }
 
     /// Works on the journal while no other process does, and after whatever they wrote.
-    fn turn<T>(&self, work: impl FnOnce(&mut Journal) -> Result<T, ProviderError>) -> Result<T, ProviderError> {
+    fn turn<T>(&self, work: impl FnOnce(&mut Journal, &Held) -> Result<T, ProviderError>) -> Result<T, ProviderError> {
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        let unusable = |error: &dyn std::error::Error| ProviderError::Retry(format!("the sandbox journal: {error}"));
-        let lock = journal.file.try_clone().map_err(|error| unusable(&error))?;
-        fs4::fs_std::FileExt::lock_exclusive(&lock).map_err(|error| unusable(&error))?;
-        let done = journal.catch_up().map_err(|error| unusable(&error)).and_then(|()| work(&mut journal));
-        if let Err(error) = fs4::fs_std::FileExt::unlock(&lock) {
-            tracing::error!(%error, "the sandbox journal stays locked");
-        }
-        done
+        let unusable = |error| ProviderError::Retry(format!("the sandbox journal: {error}"));
+        let held = journal.file.hold().map_err(unusable)?;
+        journal.catch_up(&held).map_err(unusable)?;
+        work(&mut journal, &held)
     }
 
     fn run(&self, key: &str, request: PaymentRequest) -> Result<PaymentReceipt, ProviderError> {
-        self.turn(|journal| journal.run(key, request))
+        self.turn(|journal, held| journal.run(held, key, request))
     }
 }
 
 impl Journal {
-    fn run(&mut self, key: &str, request: PaymentRequest) -> Result<PaymentReceipt, ProviderError> {
+    fn run(&mut self, held: &Held, key: &str, request: PaymentRequest) -> Result<PaymentReceipt, ProviderError> {
         if let PaymentRequest::FindCharge { reference, .. } = &request {
             let answer = self.references.get(reference).and_then(|key| self.answers.get(key));
             let found = answer.and_then(|answer| match &answer.what {
@@ -143,7 +102,7 @@ impl Journal {
         let id = made_id(key);
         let what = self.decide(&id, request).unwrap_or_else(What::Refused);
         let answer = Answer { key: key.to_owned(), what, id };
-        self.append(&answer)?;
+        self.append(held, &answer)?;
         self.index(answer.clone());
         answer.receipt()
     }
@@ -167,53 +126,16 @@ impl Answer {
 }
 
 impl Journal {
-    /// Reads every whole line that is not read yet and cuts off a torn one.
-    fn catch_up(&mut self) -> Result<(), SandboxError> {
-        let path = self.path.clone();
-        let failed = |source| SandboxError::Open { path: path.clone(), source };
-        let length = self.file.metadata().map_err(failed)?.len();
-        if length == self.read {
-            return Ok(());
-        }
-        self.file.seek(SeekFrom::Start(self.read)).map_err(failed)?;
-        let mut reader = BufReader::new(self.file.try_clone().map_err(failed)?);
-        let (mut whole, mut number, mut line) = (self.read, self.lines, Vec::new());
-        let mut answers = Vec::new();
-        loop {
-            line.clear();
-            let read = reader.read_until(b'\n', &mut line).map_err(failed)?;
-            if read == 0 || line.last() != Some(&b'\n') {
-                break;
-            }
-            number += 1;
-            let answer = serde_json::from_slice(&line);
-            answers.push(answer.map_err(|source| SandboxError::Corrupt {
-                path: path.clone(),
-                line: number,
-                source,
-            })?);
-            whole += read as u64;
-        }
-        if whole < length {
-            self.file.set_len(whole).and_then(|()| self.file.sync_all()).map_err(failed)?;
-        }
-        (self.read, self.lines) = (whole, number);
+    /// Reads what other processes wrote.
+    fn catch_up(&mut self, held: &Held) -> std::io::Result<()> {
+        let answers = self.file.read_new(held)?;
         answers.into_iter().for_each(|answer| self.index(answer));
         Ok(())
     }
 
-    fn append(&mut self, answer: &Answer) -> Result<(), ProviderError> {
-        if self.broken {
-            return Err(ProviderError::Unknown("the sandbox journal failed; restart to read it again".into()));
-        }
-        let mut line = serde_json::to_vec(answer).map_err(|e| ProviderError::Retry(e.to_string()))?;
-        line.push(b'\n');
-        let written = self.file.write_all(&line).and_then(|()| self.file.sync_data());
-        (self.read, self.lines) = (self.read + line.len() as u64, self.lines + 1);
-        written.map_err(|error| {
-            self.broken = true;
-            ProviderError::Unknown(format!("the sandbox journal cannot be written: {error}"))
-        })
+    fn append(&mut self, held: &Held, answer: &Answer) -> Result<(), ProviderError> {
+        let written = self.file.append(held, answer);
+        written.map_err(|error| ProviderError::Unknown(format!("the sandbox journal cannot be written: {error}")))
     }
 
     fn index(&mut self, answer: Answer) {
@@ -350,7 +272,7 @@ impl Provider for Sandbox {
 
     async fn reconcile(&self, key: &str, _request: &[u8]) -> Result<Option<Vec<u8>>, ProviderError> {
         let (sandbox, key) = (self.clone(), key.to_owned());
-        let found = move || sandbox.turn(|journal| Ok(journal.answers.get(&key).cloned()));
+        let found = move || sandbox.turn(|journal, _| Ok(journal.answers.get(&key).cloned()));
         let answer = tokio::task::spawn_blocking(found).await;
         let answer = answer.map_err(|error| ProviderError::Unknown(error.to_string()))??;
         let Some(answer) = answer else { return Ok(None) };

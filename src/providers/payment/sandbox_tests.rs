@@ -39,7 +39,7 @@ async fn one_key_moves_money_once_also_after_a_restart() {
     drop(sandbox);
 
     let path = directory.path().join("journal.jsonl");
-    let mut torn = OpenOptions::new().append(true).open(&path).expect("opens");
+    let mut torn = std::fs::OpenOptions::new().append(true).open(&path).expect("opens");
     torn.write_all(br#"{"key":"torn","wh"#).expect("writes");
     let sandbox = Sandbox::open(directory.path()).expect("opens again");
     assert_eq!(ask(&sandbox, "k1", &request).await.expect("repeated"), first);

@@ -24,7 +24,13 @@ pub struct VapidKey {
 pub enum VapidError {
     #[error("the VAPID key file cannot be read or written")]
     File(#[from] io::Error),
-    #[error("the VAPID key file does not hold a P-256 key in PKCS#8, base64")]
+    #[error(
+        "{path} does not hold a P-256 key in PKCS#8, base64: it is damaged. Lost with it: browsers subscribed under this \
+         key get no pushes. Remedy: restore the file, or remove it; then a new key is made and every browser subscribes \
+         again"
+    )]
+    Damaged { path: String },
+    #[error("not a P-256 key in PKCS#8")]
     Content,
     #[error("a signature cannot be made")]
     Sign,
@@ -49,9 +55,10 @@ impl VapidKey {
     /// [`VapidError`] when the file is damaged or cannot be written.
     pub fn open(path: &Path) -> Result<Self, VapidError> {
         if path.try_exists()? {
-            let text = Zeroizing::new(fs::read_to_string(path)?);
-            let bytes = STANDARD.decode(text.trim()).map_err(|_| VapidError::Content)?;
-            return Self::from_pkcs8(&Zeroizing::new(bytes));
+            let text = Zeroizing::new(fs::read(path)?);
+            let bytes = STANDARD.decode(text.trim_ascii()).map(Zeroizing::new).ok();
+            let key = bytes.and_then(|bytes| Self::from_pkcs8(&bytes).ok());
+            return key.ok_or_else(|| VapidError::Damaged { path: path.display().to_string() });
         }
         let document = generate()?;
         let text = Zeroizing::new(format!("{}\n", STANDARD.encode(document.as_ref())));
@@ -118,6 +125,6 @@ mod tests {
         assert_eq!(claims["aud"], "https://push.example");
         assert_eq!(claims["exp"], 1000 + TOKEN_SECONDS);
         fs::write(&path, "nonsense").expect("written");
-        assert!(matches!(VapidKey::open(&path), Err(VapidError::Content)));
+        assert!(matches!(VapidKey::open(&path), Err(VapidError::Damaged { .. })));
     }
 }

@@ -1,11 +1,9 @@
 //! Text messages into a file of JSON lines: what a node does that was told no vendor.
 //!
-//! Invariants: one effect is one line, synced before it counts; a torn last line is cut when the file is opened.
+//! Invariant: one effect is one line, synced before it counts ([`LineFile`]).
 
 use std::collections::HashSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{decode, receipt};
 use crate::kernel::ProviderKind;
+use crate::providers::line_file::{Held, LineFile};
 use crate::providers::{Provider, ProviderError};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,7 +28,7 @@ struct Line {
 }
 
 struct Open {
-    file: File,
+    file: LineFile,
     /// Hashes of the keys in the file.
     known: HashSet<[u8; 16]>,
 }
@@ -58,41 +57,39 @@ impl SmsFile {
     /// # Errors
     /// When the file cannot be read or repaired.
     pub fn open(path: &Path, from: &str, public_url: &str) -> io::Result<Self> {
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        let mut text = Vec::new();
-        file.read_to_end(&mut text)?;
-        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
-        if whole < text.len() {
-            file.set_len(whole as u64)?;
-            file.sync_all()?;
-        }
-        file.seek(SeekFrom::Start(whole as u64))?;
-        let lines = text[..whole].split(|byte| *byte == b'\n');
-        let known = lines.filter_map(|line| serde_json::from_slice::<Line>(line).ok()).map(|line| hash(&line.key));
-        let open = Open { known: known.collect(), file };
+        let kept = "which text messages were sent; one in doubt may be sent again";
+        let mut open = Open { file: LineFile::open(path, kept)?, known: HashSet::new() };
+        let held = open.file.hold()?;
+        open.catch_up(&held)?;
         let public_url = public_url.trim_end_matches('/').to_owned();
         Ok(Self { open: Arc::new(Mutex::new(open)), from: from.to_owned(), public_url })
     }
 
     fn append(&self, line: &Line) -> io::Result<()> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = open.file.hold()?;
+        open.catch_up(&held)?;
         if open.known.contains(&hash(&line.key)) {
             return Ok(());
         }
-        let end = open.file.stream_position()?;
-        let mut bytes = serde_json::to_vec(line)?;
-        bytes.push(b'\n');
-        let written = open.file.write_all(&bytes).and_then(|()| open.file.sync_data());
-        if let Err(error) = written {
-            // What was not synced must not be found by a later attempt.
-            open.file.set_len(end)?;
-            open.file.seek(SeekFrom::Start(end))?;
-            return Err(error);
-        }
+        open.file.append(&held, line)?;
         open.known.insert(hash(&line.key));
+        Ok(())
+    }
+
+    fn holds(&self, key: &str) -> io::Result<bool> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = open.file.hold()?;
+        open.catch_up(&held)?;
+        Ok(open.known.contains(&hash(key)))
+    }
+}
+
+impl Open {
+    /// Reads what other processes wrote.
+    fn catch_up(&mut self, held: &Held) -> io::Result<()> {
+        let lines = self.file.read_new::<Line>(held)?;
+        self.known.extend(lines.iter().map(|line| hash(&line.key)));
         Ok(())
     }
 }
@@ -123,13 +120,19 @@ impl Provider for SmsFile {
     }
 
     async fn reconcile(&self, key: &str, _request: &[u8]) -> Result<Option<Vec<u8>>, ProviderError> {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(open.known.contains(&hash(key)).then(|| receipt(id_of(key))))
+        let (file, of) = (self.clone(), key.to_owned());
+        let held = tokio::task::spawn_blocking(move || file.holds(&of)).await.map_err(io::Error::other);
+        match held {
+            Ok(Ok(held)) => Ok(held.then(|| receipt(id_of(key)))),
+            Ok(Err(error)) | Err(error) => Err(ProviderError::Retry(format!("the file cannot be read: {error}"))),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::kernel::codec;
     use crate::providers::sms::SmsRequest;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sled::IVec;
+use tokio::sync::watch;
 
 use super::StateError;
 use super::keys::{self, Key};
@@ -24,15 +25,17 @@ const CHUNKED: u8 = 1;
 /// Tag and CRC.
 const PREFIX: usize = 5;
 
-/// Remembers in a file that the database is damaged, so that the next start sets it aside.
+/// Remembers in a file that the database is damaged, so that the next start sets it aside, and has the node stop: what it
+/// would answer from here on may be incomplete.
 pub(super) struct Damage {
     marker: PathBuf,
     said: AtomicBool,
+    failed: watch::Sender<Option<String>>,
 }
 
 impl Damage {
-    pub(super) fn at(marker: PathBuf) -> Self {
-        Self { marker, said: AtomicBool::new(false) }
+    pub(super) fn at(marker: PathBuf, failed: watch::Sender<Option<String>>) -> Self {
+        Self { marker, said: AtomicBool::new(false), failed }
     }
 
     pub(super) fn reported(&self) -> bool {
@@ -43,17 +46,15 @@ impl Damage {
         fs::remove_file(&self.marker)
     }
 
-    fn report(&self, error: &StateError) {
-        let damaged = matches!(
-            error,
-            StateError::Corrupt { .. }
-                | StateError::Sled(sled::Error::Corruption { .. } | sled::Error::ReportableBug(_))
-        );
-        if !damaged || self.said.swap(true, Ordering::Relaxed) {
+    pub(super) fn report(&self, error: &StateError) {
+        if !error.is_damage() || self.said.swap(true, Ordering::Relaxed) {
             return;
         }
         let marked = File::create(&self.marker).and_then(|file| file.sync_all());
         tracing::error!(%error, marked = marked.is_ok(), "the state database is damaged; the next start rebuilds it");
+        let why =
+            "the state database is damaged; the next start sets it aside and rebuilds it from snapshots and the log";
+        self.failed.send_replace(Some(why.to_owned()));
     }
 }
 
@@ -165,7 +166,8 @@ mod tests {
     fn large_values_are_cut_and_put_together_again() {
         let db = sled::Config::new().temporary(true).open().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let damage = Arc::new(Damage::at(dir.path().join("damaged")));
+        let (failed, stopping) = watch::channel(None);
+        let damage = Arc::new(Damage::at(dir.path().join("damaged"), failed));
         let base = Base(db.open_tree("t").unwrap(), Arc::clone(&damage));
         let large: Vec<u8> = (0..200_000u32).map(|n| n.to_le_bytes()[0]).collect();
         for value in [&large[..], &large[..70_000], &large[..3], &large[..], &[]] {
@@ -177,7 +179,7 @@ mod tests {
         base.0.insert(chunk(b"k", 1), b"other").unwrap();
         assert!(!damage.reported());
         assert!(matches!(base.get(b"k"), Err(StateError::Corrupt { .. })));
-        assert!(damage.reported());
+        assert!(damage.reported() && stopping.borrow().is_some());
         base.write(b"k", None).unwrap();
         assert!(base.0.is_empty());
     }

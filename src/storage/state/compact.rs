@@ -9,6 +9,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::base::{Base, Damage};
 use super::{StateError, StateStore, StoreOptions, keys, store};
 
@@ -72,7 +74,7 @@ pub(super) fn restore(data_dir: &Path) -> io::Result<()> {
 
 fn rewrite(data_dir: &Path, from: &Path, to: &Path) -> Result<(usize, u64), StateError> {
     let cache = StoreOptions::default().cache_bytes;
-    let damage = Arc::new(Damage::at(data_dir.join(store::DAMAGED)));
+    let damage = Arc::new(Damage::at(data_dir.join(store::DAMAGED), watch::Sender::new(None)));
     let (old, new) = (store::open_sled(from, cache)?, store::open_sled(to, cache)?);
     let (mut shards, mut values) = (0, 0);
     for name in old.tree_names() {

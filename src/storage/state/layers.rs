@@ -243,7 +243,10 @@ mod tests {
     #[test]
     fn an_erased_key_is_removed_below_only_if_it_was_taken() {
         let db = sled::Config::new().temporary(true).open().unwrap();
-        let base = Base(db.open_tree("t").unwrap(), Arc::new(Damage::at("unused".into())));
+        let base = Base(
+            db.open_tree("t").unwrap(),
+            Arc::new(Damage::at("unused".into(), tokio::sync::watch::Sender::new(None))),
+        );
         let mut layers = Layers::over(base);
         layers.put(b"short".to_vec(), vec![1]);
         layers.put(b"long".to_vec(), vec![2]);
@@ -262,7 +265,7 @@ mod tests {
         #[test]
         fn layers_read_like_one_map(steps in prop::collection::vec((0u8..20, prop::option::of(0u8..9), 0u8..8), 1..60)) {
             let db = sled::Config::new().temporary(true).open().unwrap();
-            let base = Base(db.open_tree("t").unwrap(), Arc::new(Damage::at("unused".into())));
+            let base = Base(db.open_tree("t").unwrap(), Arc::new(Damage::at("unused".into(), tokio::sync::watch::Sender::new(None))));
             let mut layers = Layers::over(base.clone());
             let mut model = BTreeMap::new();
             let mut taken = None;

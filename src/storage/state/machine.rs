@@ -5,7 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use futures::{Stream, TryStreamExt};
@@ -32,6 +32,8 @@ pub struct ShardMachine {
     store: Arc<StateStore>,
     state: Arc<ShardState>,
     snapshots: Arc<Snapshots>,
+    /// Written and not yet handed to openraft, for which a snapshot that fails is the end of the group.
+    ready: Arc<Mutex<Option<SnapshotFile>>>,
     measures: Measures,
 }
 
@@ -70,7 +72,7 @@ impl ShardMachine {
     ) -> Result<Self, StateError> {
         let dir = data_dir.join("snapshots").join(state.shard().to_string());
         let measures = Measures::of(state.shard());
-        Ok(Self { snapshots: Arc::new(Snapshots::at(dir, keep)?), store, state, measures })
+        Ok(Self { snapshots: Arc::new(Snapshots::at(dir, keep)?), ready: Arc::default(), store, state, measures })
     }
 
     #[must_use]
@@ -78,17 +80,40 @@ impl ShardMachine {
         &self.state
     }
 
-    /// To be called before the log is replayed: when the state must be rebuilt, makes sure that the snapshot it will be
-    /// rebuilt from is whole. Reads files.
+    /// To be called before the log is replayed, with the last entry that was purged from it and the last one in it: when
+    /// the state must be rebuilt, makes sure that the snapshot it will be rebuilt from is whole. Reads files.
     ///
     /// # Errors
-    /// [`StateError`] when files cannot be read.
-    pub fn prepare(&self) -> Result<(), StateError> {
-        let applied = self.state.position()?.0;
-        match self.snapshots.newest()? {
-            Some(newest) if newest.header.applied > applied => self.snapshots.verify_newest(),
-            _ => Ok(()),
+    /// [`StateError`] when files cannot be read, or when state, snapshots and log together have a gap.
+    pub fn prepare(&self, data_dir: &Path, purged: Option<u64>, last: Option<u64>) -> Result<(), StateError> {
+        let (applied, membership) = self.state.position()?;
+        if self.snapshots.newest()?.is_some_and(|newest| newest.header.applied > applied) {
+            self.snapshots.verify_newest()?;
         }
+        let newest = self.snapshots.newest()?.and_then(|newest| newest.header.applied);
+        let (shard, data_dir) = (self.state.shard(), data_dir.display().to_string());
+        let held = applied.max(newest).map_or(0, |at| at.index);
+        if let Some(purged) = purged.filter(|purged| *purged > held) {
+            return Err(StateError::Gap { shard, data_dir, held, purged });
+        }
+        let (applied, last) = (applied.map_or(0, |at| at.index), last.unwrap_or(0));
+        // A crash may come after a snapshot of the leader was installed and before the log was purged for it. Else entries
+        // and votes that this member had confirmed to others are gone, and it must not take part as if it never had.
+        let installed = membership.nodes.len() > 1 && newest.is_some_and(|at| at.index == applied);
+        if last < applied && !installed {
+            return Err(StateError::LogLost { shard, data_dir, last, applied });
+        }
+        Ok(())
+    }
+
+    /// Writes a snapshot of what is applied by now, for openraft to be handed when it asks for one next.
+    ///
+    /// # Errors
+    /// What writing it said; nothing else comes of that, and an older snapshot and the log stay what they were.
+    pub async fn write_snapshot(&self) -> io::Result<()> {
+        let file = self.blocking(|machine| machine.snapshots.write(&machine.store, &machine.state)).await?;
+        *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        Ok(())
     }
 
     /// Up to where the log may be purged: what sled holds durably, and all kept snapshots cover.
@@ -116,13 +141,27 @@ impl ShardMachine {
         Ok(self.snapshots.incoming()?)
     }
 
+    /// Sees to it that a snapshot is whole before another node is given it; one that is not is set aside, and the next
+    /// try finds the one before it.
+    ///
+    /// # Errors
+    /// When it is damaged or cannot be read.
+    pub async fn verify_before_sending(file: &SnapshotFile) -> io::Result<()> {
+        let file = file.clone();
+        let verified =
+            tokio::task::spawn_blocking(move || file.verify_or_set_aside()).await.map_err(io::Error::other)?;
+        verified.map_err(io_error)
+    }
+
     /// A snapshot file of another node, as openraft installs it.
     ///
     /// # Errors
     /// What the file's beginning says when it is not one.
     pub async fn received(&self, path: &Path) -> io::Result<Current> {
         let path = path.to_owned();
-        current_of(self.blocking(move |_| SnapshotFile::open(path)).await?)
+        // A damaged one is refused here: one that fails while it is installed is the end of the group.
+        let opened = self.blocking(move |_| SnapshotFile::open(path).and_then(|file| file.verify().map(|()| file)));
+        current_of(opened.await?)
     }
 
     fn apply_entry(&self, entry: &alias::EntryOf<TypeConfig>) -> Result<ShardReply, StateError> {
@@ -203,7 +242,13 @@ impl RaftSnapshotBuilder<TypeConfig> for ShardMachine {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> io::Result<Current> {
-        let file = self.blocking(|machine| machine.snapshots.write(&machine.store, &machine.state)).await?;
+        let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let newest = self.blocking(|machine| machine.snapshots.newest()).await?;
+        // One that another took the place of meanwhile may be gone.
+        let file = match ready.filter(|ready| newest.is_some_and(|newest| newest.path == ready.path)) {
+            Some(file) => file,
+            None => self.blocking(|machine| machine.snapshots.write(&machine.store, &machine.state)).await?,
+        };
         self.measures.snapshots.increment(1);
         current_of(file)
     }

@@ -49,7 +49,7 @@ pub use store::{StateStore, StoreOptions};
 /// Why the state cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    #[error("the state store failed")]
+    #[error("the state store failed: {0}")]
     Sled(#[from] sled::Error),
     #[error("a stored record cannot be read or written")]
     Codec(#[from] CodecError),
@@ -59,8 +59,35 @@ pub enum StateError {
     OutOfOrder { applied: u64, found: u64 },
     #[error("the state failed earlier and answers nothing any more")]
     Failed,
-    #[error("the state store cannot be read or written")]
+    #[error("the state store cannot be read or written: {0}")]
     Io(#[from] io::Error),
+    /// Neither the database nor a snapshot reaches up to where the log begins.
+    #[error(
+        "shard {shard}: database and snapshots under {data_dir} hold nothing beyond entry {held}, and the log begins after \
+         {purged}. Lost: what was applied in between. Remedy: restore the data directory from a backup; in a cluster, remove this node \
+         and let it join again with an empty directory"
+    )]
+    Gap { shard: ShardId, data_dir: String, held: u64, purged: u64 },
+    /// The log ends before what was already applied.
+    #[error(
+        "shard {shard}: the log under {data_dir}/wal ends at entry {last}, and entry {applied} was applied before. Lost: \
+         operations acknowledged after that one, if there were any. Remedy: put the missing segments back, or restore the \
+         data directory from a backup; in a cluster, remove this node and let it join again with an empty directory"
+    )]
+    LogLost { shard: ShardId, data_dir: String, last: u64, applied: u64 },
+}
+
+impl StateError {
+    /// Whether stored bytes are not what was written.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Corrupt { .. }
+                | Self::Codec(_)
+                | Self::Sled(sled::Error::Corruption { .. } | sled::Error::ReportableBug(_))
+        )
+    }
 }
 
 /// An entity as stored. `tail` holds the events after the snapshot, each with the sequence number after it.

@@ -38,6 +38,26 @@ impl SnapshotFile {
         let header = Reader::open(&path)?.header;
         Ok(Self { path, header })
     }
+
+    /// Reads it to its end.
+    ///
+    /// # Errors
+    /// [`StateError`] when it is damaged or cannot be read.
+    pub fn verify(&self) -> Result<(), StateError> {
+        Reader::open(&self.path)?.pairs(|_, _| Ok(()))
+    }
+
+    /// As [`SnapshotFile::verify`]; one that is damaged gets another name.
+    ///
+    /// # Errors
+    /// As [`SnapshotFile::verify`].
+    pub fn verify_or_set_aside(&self) -> Result<(), StateError> {
+        self.verify().inspect_err(|error| {
+            let aside = self.path.with_extension("damaged");
+            let renamed = fs::rename(&self.path, &aside);
+            tracing::error!(%error, path = %self.path.display(), aside = renamed.is_ok(), "a local snapshot is damaged");
+        })
+    }
 }
 
 /// Where the snapshots of one shard are, named by the applied index.
@@ -74,12 +94,12 @@ impl Snapshots {
     /// Reads the newest snapshot to its end; one that is damaged gets another name and the next one is read.
     pub(super) fn verify_newest(&self) -> Result<(), StateError> {
         for path in self.files()?.into_iter().rev() {
-            match Reader::open(&path).and_then(|mut reader| reader.pairs(|_, _| Ok(()))) {
-                Ok(()) => return Ok(()),
-                Err(error) => {
-                    tracing::error!(%error, path = %path.display(), "a local snapshot is damaged; an older one is used");
-                    fs::rename(&path, path.with_extension("damaged"))?;
-                }
+            let file = SnapshotFile { path, header: Header::default() };
+            match file.verify_or_set_aside() {
+                Ok(()) => break,
+                // Under its name it would be used.
+                Err(error) if file.path.exists() => return Err(error),
+                Err(_) => {}
             }
         }
         Ok(())
@@ -114,7 +134,9 @@ impl Snapshots {
     /// Writes what the shard holds now. Applying goes on meanwhile.
     pub(super) fn write(&self, store: &StateStore, state: &ShardState) -> Result<SnapshotFile, StateError> {
         let partial = self.dir.join("partial");
-        let header = store.still(state, |base| write(&partial, base))?;
+        let written = store.still(state, |base| write(&partial, base));
+        // Half a file is of no use to anyone, least of all on a full disk.
+        let header = written.inspect_err(|_| drop(fs::remove_file(&partial)))?;
         self.keep(&partial, header)
     }
 

@@ -22,7 +22,7 @@ use crate::storage::sync_range;
 use super::base::{Base, Damage};
 use super::layers::Changes;
 use super::redo::{Redo, Round};
-use super::{ShardState, StateError, StateOptions, compact, keys};
+use super::{Inner, ShardState, StateError, StateOptions, compact, keys};
 
 /// The file that says that the database is damaged.
 pub(super) const DAMAGED: &str = "state.damaged";
@@ -63,7 +63,7 @@ struct Shared {
     /// A snapshot was finished.
     unpaused: Condvar,
     wake: Arc<Wake>,
-    failed: watch::Sender<bool>,
+    failed: watch::Sender<Option<String>>,
 }
 
 struct Gate {
@@ -127,7 +127,18 @@ impl StateStore {
     /// # Errors
     /// [`StateError`] when the directory cannot be used, for example because another process uses it.
     pub fn open(data_dir: &Path, options: StoreOptions) -> Result<Arc<Self>, StateError> {
-        let damage = Arc::new(Damage::at(data_dir.join(DAMAGED)));
+        match Self::open_once(data_dir, options) {
+            Err(error) if error.is_damage() => {
+                Damage::at(data_dir.join(DAMAGED), watch::Sender::new(None)).report(&error);
+                Self::open_once(data_dir, options)
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_once(data_dir: &Path, options: StoreOptions) -> Result<Arc<Self>, StateError> {
+        let failed = watch::Sender::new(None);
+        let damage = Arc::new(Damage::at(data_dir.join(DAMAGED), failed.clone()));
         compact::restore(data_dir)?;
         let path = data_dir.join("state");
         let mut rebuilding = damage.reported();
@@ -153,9 +164,10 @@ impl StateStore {
             gate: Mutex::new(Gate { redo, shards: BTreeMap::new(), paused: BTreeSet::new() }),
             unpaused: Condvar::new(),
             wake: Arc::default(),
-            failed: watch::Sender::new(false),
+            failed,
         });
-        shared.write_again(last)?;
+        rebuilding |= shared.write_again(last)?;
+        shared.look_through()?;
         let flusher = thread::Builder::new().name("state-flusher".into()).spawn({
             let shared = Arc::clone(&shared);
             move || shared.run()
@@ -163,7 +175,8 @@ impl StateStore {
         Ok(Arc::new(Self { shared, flusher: Mutex::new(Some(flusher)), rebuilding }))
     }
 
-    /// Whether the database was set aside at opening, so that shards start empty and are rebuilt.
+    /// Whether the database was set aside at opening, or a shard in it had lost something, so that shards start empty and
+    /// are rebuilt.
     #[must_use]
     pub fn rebuilding(&self) -> bool {
         self.rebuilding
@@ -193,9 +206,9 @@ impl StateStore {
         self.shared.round(&mut self.shared.gate())
     }
 
-    /// Becomes true when the store has failed and the node must stop.
+    /// Why the store failed, once it did and the node must stop.
     #[must_use]
-    pub fn failed(&self) -> watch::Receiver<bool> {
+    pub fn failed(&self) -> watch::Receiver<Option<String>> {
         self.shared.failed.subscribe()
     }
 
@@ -274,7 +287,7 @@ impl StateStore {
     }
 
     pub(super) fn fail(&self) {
-        self.shared.fail(&self.shared.gate());
+        self.shared.fail(&self.shared.gate(), "a test");
     }
 }
 
@@ -303,7 +316,9 @@ impl Shared {
     }
 
     /// Writes the round that a crash may have left half-written.
-    fn write_again(&self, rounds: Vec<Round<Changes>>) -> Result<(), StateError> {
+    /// True when a shard had lost what it confirmed and is to be rebuilt.
+    fn write_again(&self, rounds: Vec<Round<Changes>>) -> Result<bool, StateError> {
+        let mut lost = false;
         for round in rounds {
             let base = self.base(round.shard)?;
             let held = base.header()?.and_then(|header| header.applied);
@@ -313,9 +328,18 @@ impl Shared {
                 tracing::error!(shard = %round.shard, ?held, follows = ?round.follows,
                     "the state store lost a flush it had confirmed; the shard is rebuilt from its snapshot and the log");
                 base.write(&keys::header(), None)?;
+                lost = true;
             }
         }
         self.db.flush()?;
+        Ok(lost)
+    }
+
+    /// Reads what opening a shard reads, so that damage there is found before anything stands on it.
+    fn look_through(&self) -> Result<(), StateError> {
+        for name in self.db.tree_names().iter().filter(|name| name.starts_with(TREE.as_bytes())) {
+            Inner::over(Base(self.db.open_tree(name)?, Arc::clone(&self.damage)))?;
+        }
         Ok(())
     }
 
@@ -327,27 +351,32 @@ impl Shared {
                 Ok(Ok(())) => metrics::histogram!("construct_state_flush_seconds").record(started.elapsed()),
                 Ok(Err(error)) => return tracing::error!(%error, "the state store failed; the node must stop"),
                 Err(_) => {
-                    self.fail(&self.gate());
+                    self.fail(&self.gate(), "a flush panicked");
                     return tracing::error!("the state store panicked; the node must stop");
                 }
             }
         }
     }
 
-    fn fail(&self, gate: &Gate) {
-        self.failed.send_replace(true);
+    fn fail(&self, gate: &Gate, why: &str) {
+        self.failed.send_if_modified(|failed| {
+            // The first reason is the one to know.
+            let first = failed.is_none();
+            failed.get_or_insert_with(|| why.to_owned());
+            first
+        });
         for state in gate.shards.values() {
             state.fail();
         }
     }
 
     fn round(&self, gate: &mut Gate) -> Result<(), StateError> {
-        if *self.failed.borrow() {
+        if self.failed.borrow().is_some() {
             return Err(StateError::Failed);
         }
         let result = self.try_round(gate);
-        if result.is_err() {
-            self.fail(gate);
+        if let Err(error) = &result {
+            self.fail(gate, &format!("a flush failed: {error}"));
         }
         result
     }

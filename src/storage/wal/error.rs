@@ -17,7 +17,12 @@ pub enum WalError {
     },
     /// Bytes that were once durable are no longer what was written. Never repaired by guessing: the replica has to be
     /// rebuilt from the others, or the file restored.
-    #[error("write-ahead log is corrupt: {path} at offset {offset}: {what}")]
+    #[error(
+        "write-ahead log is corrupt: {path} at offset {offset}: {what}. Lost with it: operations that were acknowledged \
+         and that the state may not hold yet. Remedy: put back a good copy of this file, or restore the data directory \
+         from a backup; in a cluster, remove this node and let it join again with an empty directory. The log is left as it \
+         is"
+    )]
     Corrupt { path: PathBuf, offset: u64, what: String },
     #[error("write-ahead log: {path} at offset {offset} holds a record this build cannot read: {source}")]
     Unreadable {

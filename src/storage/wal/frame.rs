@@ -41,7 +41,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const fn from_byte(byte: u8) -> Option<Self> {
+    pub const fn from_byte(byte: u8) -> Option<Self> {
         Some(match byte {
             1 => Self::Append,
             2 => Self::Vote,
@@ -126,6 +126,16 @@ pub fn parse(bytes: &[u8], offset: u32, salt: u64) -> Option<Frame<'_>> {
 /// A frame after the bad one at `bad` proving that `bad` had been durable: its offset, if there is one.
 #[must_use]
 pub fn proof_of_sync(segment: &[u8], bad: u32, salt: u64) -> Option<u32> {
+    find(segment, bad, salt, |frame| frame.batch > bad)
+}
+
+/// The offset of the next valid frame after the bad one at `bad`.
+#[must_use]
+pub fn next_valid(segment: &[u8], bad: u32, salt: u64) -> Option<u32> {
+    find(segment, bad, salt, |frame| frame.offset > bad)
+}
+
+fn find(segment: &[u8], bad: u32, salt: u64, wanted: impl Fn(&Frame<'_>) -> bool) -> Option<u32> {
     let mut at = (bad as usize).next_multiple_of(ALIGN);
     while at + HEADER_BYTES <= segment.len() {
         if at.is_multiple_of(PAGE) && segment.get(at..at + PAGE).is_some_and(|page| *page == [0; PAGE]) {
@@ -133,7 +143,7 @@ pub fn proof_of_sync(segment: &[u8], bad: u32, salt: u64) -> Option<u32> {
             continue;
         }
         let offset = u32::try_from(at).ok()?;
-        if parse(&segment[at..], offset, salt).is_some_and(|frame| frame.batch > bad) {
+        if parse(&segment[at..], offset, salt).is_some_and(|frame| wanted(&frame)) {
             return Some(offset);
         }
         at += ALIGN;

@@ -21,6 +21,7 @@ mod recovery;
 mod segment;
 mod shared;
 mod stats;
+mod tail;
 mod writer;
 
 use std::path::Path;

@@ -3,7 +3,8 @@
 //! The last write before a crash may be there in part: it was never acknowledged as a whole, and what is valid of it
 //! up to the first bad frame is kept. That part is written and synced again before anyone sees it, because after a
 //! failed sync the system may show pages that are not on the disk. Everything before the last write was synced; if
-//! it is not valid any more, or a segment is missing, the log is refused with the file and the offset.
+//! it is not valid any more, or a segment is missing or cut off, the log is refused with the file and the offset. So it
+//! is when the last write was there whole and is damaged ([`tail`] tells): someone may have been told of it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use super::index::{EntryRef, GroupIndex};
 use super::queue::NO_GROUP;
 use super::record::{self, State};
 use super::segment::{self, HEADER_BYTES, Place, Segment, UNFINISHED};
+use super::tail::{self, Tail};
 use super::writer::StateMarks;
 use crate::kernel::codec::CodecError;
 use crate::storage::types::LogId;
@@ -66,9 +68,9 @@ pub fn recover(disk: &dyn Disk) -> Result<Recovery, WalError> {
             let read = replay.read(&segment, &bytes)?;
             report.records += read.records;
             if is_last {
-                report.cut = seal_tail(disk, &segment, &bytes, &read)?;
+                report.cut = seal_tail(&segment, &bytes, &read)?;
             } else if !read.sealed {
-                return Err(segment.corrupt(read.end, "a record in the middle of the log is damaged"));
+                seal_again(&segment, &bytes, &read)?;
             }
             segments.push_back(segment);
         }
@@ -111,7 +113,13 @@ fn oldest_needed(last: &Segment) -> Result<u64, WalError> {
 /// Removes the files of segments that were freed before a crash.
 fn remove_freed(disk: &dyn Disk, numbers: &mut Vec<u64>, oldest: u64) -> Result<(), WalError> {
     for number in numbers.extract_if(.., |number| *number < oldest) {
-        Segment::open(disk, number)?.remove(disk)?;
+        // By name: what it holds is of no use, damaged or not.
+        let removed = disk.remove(&segment::name(number)).and_then(|()| disk.sync_dir());
+        removed.map_err(|source| WalError::Io {
+            action: "remove",
+            path: disk.dir().join(segment::name(number)),
+            source,
+        })?;
     }
     Ok(())
 }
@@ -128,29 +136,46 @@ fn require_all(disk: &dyn Disk, numbers: &[u64], oldest: u64) -> Result<(), WalE
 }
 
 /// Makes the end of the last segment durable and final.
-fn seal_tail(disk: &dyn Disk, last: &Segment, bytes: &[u8], read: &Read) -> Result<Option<Cut>, WalError> {
-    let salt = last.header.salt;
-    if let Some(later) = frame::proof_of_sync(bytes, read.end, salt) {
-        let what = format!("a record is damaged; it was durable, for a later write stands at offset {later}");
-        return Err(last.corrupt(read.end, &what));
+fn seal_tail(last: &Segment, bytes: &[u8], read: &Read) -> Result<Option<Cut>, WalError> {
+    if read.sealed {
+        last.cut(read.end)?;
+        return Ok(None);
     }
-    let tail = bytes.get(read.end as usize..).unwrap_or_default();
-    let torn = tail.iter().rposition(|byte| *byte != 0).map(|at| Cut {
-        path: disk.dir().join(segment::name(last.number())),
-        offset: u64::from(read.end),
-        bytes: at as u64 + 1,
-    });
+    let torn = match tail::judge(bytes, read.end, read.last_batch, last.header.salt) {
+        Tail::Damaged(what) => return Err(last.corrupt(read.end, &what)),
+        Tail::Seal => return seal(last, read.end).map(|()| None),
+        Tail::Empty => None,
+        Tail::Torn(bytes) => Some(Cut { path: last.path().to_owned(), offset: u64::from(read.end), bytes }),
+    };
+    if last.header.reserved > bytes.len() as u64 {
+        let what = format!("the file was cut off: it was made with {} bytes and was not sealed", last.header.reserved);
+        return Err(WalError::Corrupt { path: last.path().to_owned(), offset: bytes.len() as u64, what });
+    }
     let end = bytes.len().min(read.end as usize);
     last.write(&bytes[read.last_batch as usize..end], read.last_batch)?;
-    last.cut(read.end)?;
-    if !read.sealed {
-        let mut seal = Vec::new();
-        let (offset, batch) = (read.end, read.end);
-        frame::put(&mut seal, salt, &Frame { offset, batch, group: NO_GROUP, kind: Kind::Seal, body: &[] });
-        last.write(&seal, offset)?;
-        last.sync()?;
-    }
+    seal(last, read.end)?;
     Ok(torn)
+}
+
+/// Writes the seal at `end`, and then gives back what follows: an unsealed file keeps its size.
+fn seal(last: &Segment, end: u32) -> Result<(), WalError> {
+    let mut seal = Vec::new();
+    let frame = Frame { offset: end, batch: end, group: NO_GROUP, kind: Kind::Seal, body: &[] };
+    frame::put(&mut seal, last.header.salt, &frame);
+    last.write(&seal, end)?;
+    last.sync()?;
+    last.cut(frame.end())
+}
+
+/// An older segment ends in a seal. When what stands there is that seal, damaged, nothing is lost.
+fn seal_again(segment: &Segment, bytes: &[u8], read: &Read) -> Result<(), WalError> {
+    match tail::judge(bytes, read.end, read.last_batch, segment.header.salt) {
+        Tail::Seal => {
+            tracing::warn!(path = %segment.path().display(), "the seal of a segment was damaged and is written again");
+            seal(segment, read.end)
+        }
+        _ => Err(segment.corrupt(read.end, "a record in the middle of the log is damaged or cut off")),
+    }
 }
 
 /// What one segment held.

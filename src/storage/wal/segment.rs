@@ -15,7 +15,7 @@ use super::frame::{self, Frame};
 use crate::kernel::fail_point;
 
 /// Bytes before the first frame:
-/// `magic [8] | crc u32 | version u32 | number u64 | salt u64 | oldest u64 | 0 u64`, little endian.
+/// `magic [8] | crc u32 | version u32 | number u64 | salt u64 | oldest u64 | reserved u64`, little endian.
 pub const HEADER_BYTES: u32 = 48;
 const MAGIC: [u8; 8] = *b"cnstrwal";
 const VERSION: u32 = 1;
@@ -30,21 +30,23 @@ pub struct Header {
     pub salt: u64,
     /// The oldest segment that still held something live when this one was begun.
     pub oldest: u64,
+    /// The size the file was made with, which it keeps until it is sealed; 0 when that was not noted.
+    pub reserved: u64,
 }
 
 impl Header {
     /// A header with a fresh salt.
-    pub fn new(number: u64, oldest: u64) -> Self {
+    pub fn new(number: u64, oldest: u64, reserved: u64) -> Self {
         let mut salt = [0; 8];
         SystemRandom::new().fill(&mut salt).expect("the operating system's generator works");
-        Self { number, salt: u64::from_le_bytes(salt), oldest }
+        Self { number, salt: u64::from_le_bytes(salt), oldest, reserved }
     }
 
     fn to_bytes(self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
-        for word in [self.number, self.salt, self.oldest, 0] {
+        for word in [self.number, self.salt, self.oldest, self.reserved] {
             bytes.extend_from_slice(&word.to_le_bytes());
         }
         let crc = crc32c::crc32c(&bytes[12..]);
@@ -67,7 +69,7 @@ impl Header {
         if half(12) != VERSION {
             return Err("the segment has a format this build does not know");
         }
-        Ok(Self { number: word(16), salt: word(24), oldest: word(32) })
+        Ok(Self { number: word(16), salt: word(24), oldest: word(32), reserved: word(40) })
     }
 }
 
@@ -107,7 +109,8 @@ impl Place {
 
 impl Segment {
     /// Creates the file of a new segment, durably.
-    pub fn create(disk: &dyn Disk, header: Header, bytes: u64) -> Result<Self, WalError> {
+    pub fn create(disk: &dyn Disk, header: Header) -> Result<Self, WalError> {
+        let bytes = header.reserved;
         let path = disk.dir().join(name(header.number));
         let io = |action| {
             let path = path.clone();
@@ -147,6 +150,10 @@ impl Segment {
 
     pub fn number(&self) -> u64 {
         self.header.number
+    }
+
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
     }
 
     /// Bytes the file occupies.
@@ -240,13 +247,15 @@ mod tests {
 
     #[test]
     fn header_bytes_of_version_1_stay_readable() {
-        let header = Header { number: 2, salt: 3, oldest: 1 };
+        let header = Header { number: 2, salt: 3, oldest: 1, reserved: 0 };
         let bytes = header.to_bytes();
         let tail =
             "01000000".to_owned() + "0200000000000000" + "0300000000000000" + "0100000000000000" + "0000000000000000";
         assert_eq!(hex::encode(&bytes[12..]), tail);
         assert_eq!(hex::encode(&bytes[..8]), "636e73747277616c");
         assert_eq!(Header::from_bytes(&bytes), Ok(header));
+        let sized = Header { reserved: 1 << 20, ..header };
+        assert_eq!(Header::from_bytes(&sized.to_bytes()), Ok(sized));
         for at in 0..bytes.len() {
             let mut bad = bytes.clone();
             bad[at] ^= 1;

@@ -90,7 +90,7 @@ impl Writer {
     ) -> Result<Self, WalError> {
         let number = sealed.back().map_or(1, |last| last.number() + 1);
         let oldest = sealed.front().map_or(number, |first| first.number());
-        let head = Arc::new(Segment::create(&*disk, Header::new(number, oldest), shared.options.segment_bytes)?);
+        let head = Arc::new(Segment::create(&*disk, Header::new(number, oldest, shared.options.segment_bytes))?);
         let writer = Self {
             shared,
             disk,
@@ -212,7 +212,7 @@ impl Writer {
         let oldest = self.sealed.front().map_or(sealed.number(), |first| first.number());
         let bytes = needed_bytes.max(self.shared.options.segment_bytes);
         fail_point::reach("wal.segment_sealed");
-        self.head = Arc::new(Segment::create(&*self.disk, Header::new(sealed.number() + 1, oldest), bytes)?);
+        self.head = Arc::new(Segment::create(&*self.disk, Header::new(sealed.number() + 1, oldest, bytes))?);
         fail_point::reach("wal.segment_begun");
         self.offset = HEADER_BYTES;
         self.sealed.push_back(sealed);

@@ -1,5 +1,7 @@
 //! What a disk does to a node: power cuts, damage, no space, failing syncs, and how the storage stands it.
 
+mod damage;
+mod failing;
 mod ledger;
 mod power;
 mod victim;

@@ -18,7 +18,7 @@ impl Volume {
         let image = std::fs::File::create(volume.image()).expect("an image");
         image.set_len(mebibytes << 20).expect("an image");
         let image = volume.image();
-        run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=1"]).arg(image));
+        run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0", "-E", "lazy_itable_init=1"]).arg(image));
         volume.mount();
         volume
     }
@@ -33,11 +33,44 @@ impl Volume {
     }
 
     fn mount(&self) {
-        run(Command::new("mount").args(["-o", "loop"]).arg(self.image()).arg(self.path()));
+        run(Command::new("mount").args(["-o", "loop,errors=remount-ro"]).arg(self.image()).arg(self.path()));
     }
 
     fn unmount(&self) {
         run(Command::new("umount").arg(self.path()));
+    }
+
+    /// The block device under it, such as `loop3`.
+    fn device(&self) -> String {
+        let found = run(Command::new("findmnt").args(["-n", "-o", "SOURCE"]).arg(self.path()));
+        let text = String::from_utf8_lossy(&found.stdout).trim().to_owned();
+        text.rsplit('/').next().expect("a device").to_owned()
+    }
+
+    /// An error that makes the filesystem read-only, as a failing disk does.
+    pub fn become_read_only(&self) {
+        let trigger = format!("/sys/fs/ext4/{}/trigger_fs_error", self.device());
+        std::fs::write(trigger, b"a test").expect("an error");
+    }
+
+    /// Takes all its space but `left` bytes, until [`Volume::make_room`].
+    pub fn fill(&self, left: u64) {
+        let filler = std::fs::File::create(self.path().join("filler")).expect("a file");
+        let mut bytes = 0;
+        // The last of it piece by piece: the filesystem needs some for its own books, and a node may be writing.
+        for step in [16 << 20, 1 << 20, 64 << 10, 4 << 10] {
+            while fs4::available_space(self.path()).expect("free space") >= left + step {
+                let taken = fs4::fs_std::FileExt::allocate(&filler, bytes + step);
+                if taken.is_err() {
+                    break;
+                }
+                bytes += step;
+            }
+        }
+    }
+
+    pub fn make_room(&self) {
+        std::fs::remove_file(self.path().join("filler")).expect("removed");
     }
 
     /// What follows a power cut: the journal is replayed, and what never reached the disk is gone.

@@ -13,13 +13,13 @@ use crate::node::Plan;
 use crate::person::{self, Person};
 
 const CUTS: u64 = 8;
-const AIMS: [&str; 6] = ["now", "now", "flush", "snapshot", "kept", "segment"];
+const AIMS: [&str; 7] = ["now", "now", "flush", "snapshot", "kept", "segment", "purge"];
 /// A round that acknowledges nothing for so long is stuck.
 const ROUND_WITHIN: Duration = Duration::from_secs(60);
 const CALLS_WRITTEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// Everything small, so that flushes, snapshots and segments come and go all the time.
-fn busy_disk() -> Plan {
+pub fn busy_disk() -> Plan {
     Plan::sandbox()
         .set("cluster.shards", "2")
         .set("storage.wal_segment_bytes", "1048576")

@@ -15,6 +15,7 @@ use crate::actors::compliance::keyring::{self, Keyring};
 use crate::actors::compliance::sealer::KeyringSealer;
 use crate::actors::runtime::Router;
 use crate::actors::runtime::follow::Follower;
+use crate::actors::runtime::log::unreadable;
 use crate::actors::runtime::replica::Replica;
 use crate::actors::runtime::shard::Shard;
 use crate::kernel::{Entity as _, Error, Origin, codec, fail_point};
@@ -174,9 +175,4 @@ fn is_settled(shard: &Shard, user_id: &str) -> Result<bool, StateError> {
             _ => return Ok(true),
         }
     }
-}
-
-fn unreadable(error: &StateError) -> Error {
-    tracing::error!(%error, "the state store cannot be read");
-    Error::internal()
 }

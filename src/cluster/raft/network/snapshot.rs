@@ -18,7 +18,7 @@ use super::wire::{Offer, SnapshotReply};
 use super::{Group, Network};
 use crate::cluster::link::{Lane, Link, LinkError, Sender, StreamError, Wire};
 use crate::kernel::codec::CodecError;
-use crate::storage::state::{SnapshotFile, StateError};
+use crate::storage::state::{ShardMachine, SnapshotFile, StateError};
 use crate::storage::types::Vote;
 
 const PIECE: usize = 256 << 10;
@@ -52,6 +52,7 @@ pub(super) async fn send(
     snapshot: &SnapshotFile,
     rate: u64,
 ) -> Result<Vote, SnapshotError> {
+    ShardMachine::verify_before_sending(snapshot).await?;
     // Open from here on: a newer snapshot may remove its name.
     let mut file = File::open(&snapshot.path).await?;
     let (bytes, crc32c) = checksum(&mut file).await?;
