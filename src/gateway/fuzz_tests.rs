@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::exchange::Exchange;
 use super::forwarded::TrustedProxies;
@@ -57,9 +57,28 @@ fn way<T>(outcome: &Result<T, Error>) -> String {
     }
 }
 
+/// The same but for the last digits of numbers beyond whole ones: serde_json reads some of those a little off.
+fn alike(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Number(one), Value::Number(other)) => {
+            let near = |one: f64, other: f64| (one - other).abs() <= 4.0 * f64::EPSILON * one.abs();
+            one == other || one.as_f64().zip(other.as_f64()).is_some_and(|(one, other)| near(one, other))
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| alike(one, other))
+        }
+        (Value::Object(one), Value::Object(other)) => {
+            let same = |(name, member): (&String, &Value)| other.get(name).is_some_and(|other| alike(member, other));
+            one.len() == other.len() && one.iter().all(same)
+        }
+        _ => one == other,
+    }
+}
+
 #[test]
 fn any_bytes_as_a_json_body() {
-    let seeds: [&[u8]; 4] = [
+    let seeds: [&[u8]; 5] = [
+        br#"{"name":"x","lines":[],"note":{"a":[118446744073709551616]}}"#,
         br#"{"name":"x","lines":[{"quantity":1},{"quantity":-9223372036854775808}],"note":{"a":[1,2.5,null]}}"#,
         br#"{"name":"x","name":"y"}"#,
         br#"{"name":"\ud83d\ude00","note":[[[[[[[[[[]]]]]]]]]]}"#,
@@ -69,7 +88,9 @@ fn any_bytes_as_a_json_body() {
         let typed = validate::json::<Order>(bytes);
         if let Ok(order) = &typed {
             let text = serde_json::to_vec(order).expect("serializes");
-            assert_eq!(validate::json::<Order>(&text).as_ref(), Ok(order), "what was accepted is accepted again");
+            let again = validate::json::<Order>(&text).expect("what was accepted is accepted again");
+            assert_eq!((&again.name, &again.lines), (&order.name, &order.lines));
+            assert!(alike(&json!(again.note), &json!(order.note)), "{order:?} and {again:?}");
             let tree: Value = serde_json::from_slice(bytes).expect("what was accepted is JSON");
             assert!(tree.is_object(), "an object is an object");
         }
