@@ -69,12 +69,16 @@ async fn a_follower_that_takes_nothing_is_ended_and_the_others_get_everything() 
     let mut slow = follow_and_stop_reading(&node, person.api.token(), topic).await;
     until_open(&node, "4").await;
     let before = node.resident();
-    let mut publisher = Socket::open(node.gateway, person.api.token()).await;
     let filler = "x".repeat(16_000);
+    let mut publisher = Socket::open(node.gateway, person.api.token()).await;
     for number in 0..PUBLICATIONS {
+        // A connection may not command as fast as this for long.
+        if number % 50 == 49 {
+            publisher = Socket::open(node.gateway, person.api.token()).await;
+        }
         let data = json!({ "number": number, "filler": filler });
         let sent = publisher.call("publish", json!({ "channel": topic, "data": data })).await;
-        assert!(sent["error"].is_null(), "{sent}");
+        assert!(sent["publish"].is_object(), "{sent}");
         for socket in &mut quick {
             let heard = socket.hear(&format!("\"number\":{number}}}")).await;
             assert_eq!(heard["data"]["number"], number);

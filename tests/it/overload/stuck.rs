@@ -42,6 +42,16 @@ async fn processor(delay: Option<Duration>) -> (SocketAddr, Arc<AtomicUsize>) {
     (address, asked)
 }
 
+/// Waits until it was asked so often.
+async fn until(asked: &AtomicUsize, times: usize) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut poll = tokio::time::interval(Duration::from_millis(20));
+    while asked.load(Ordering::SeqCst) < times {
+        poll.tick().await;
+        assert!(Instant::now() < deadline, "asked {} times, not {times}", asked.load(Ordering::SeqCst));
+    }
+}
+
 async fn only_its_own_work_suffers(delay: Option<Duration>) {
     let (address, asked) = processor(delay).await;
     let plan = Plan::sandbox()
@@ -59,12 +69,7 @@ async fn only_its_own_work_suffers(delay: Option<Duration>) {
         let api = person.api.clone();
         payments.spawn(async move { api.post("/v1/payment-methods", &json!({ "token": "pm_card_visa" })).await });
     }
-    let deadline = Instant::now() + Duration::from_secs(30);
-    let mut poll = tokio::time::interval(Duration::from_millis(20));
-    while asked.load(Ordering::SeqCst) == 0 {
-        poll.tick().await;
-        assert!(Instant::now() < deadline, "the processor was never asked");
-    }
+    until(&asked, 1).await;
     // Meanwhile others sign up, get mail, change and read.
     let mailbox = Maildir::of(&node.data());
     for number in 0..5 {
@@ -115,7 +120,7 @@ async fn an_upstream_that_never_answers_holds_up_what_is_meant_for_it_alone() {
         assert_eq!((answer.status, answer.header("retry-after").is_empty()), (503, false), "{}", answer.text);
         refused += 1;
     }
-    assert_eq!(asked.load(Ordering::SeqCst), 10, "the upstream was asked by those that have a place");
+    until(&asked, 10).await;
     for number in 0..20 {
         person.api.get("/v1/me").await.expect(200);
         let body = json!({ "display_name": format!("Served {number}") });
@@ -126,4 +131,5 @@ async fn an_upstream_that_never_answers_holds_up_what_is_meant_for_it_alone() {
     while let Some(answer) = waiting.join_next().await {
         assert_eq!(answer.expect("an answer").status, 504);
     }
+    assert_eq!(asked.load(Ordering::SeqCst), 10, "only those that have a place reach the upstream");
 }

@@ -126,7 +126,7 @@ impl Run {
         let (said, erred) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         let again = format!("CONSTRUCT_SCHEMATHESIS_SEED={seed} CONSTRUCT_SCHEMATHESIS_EXAMPLES={examples}");
         assert!(output.status.success(), "as {}, {again}:\n{said}\n{erred}", self.what);
-        let tested = said.lines().find(|line| line.contains(" generated")).unwrap_or_else(|| panic!("{said}"));
+        let tested = said.lines().find(|line| line.contains(" generated,")).unwrap_or_else(|| panic!("{said}"));
         println!("as {}: {} in {:?}, {again}", self.what, tested.trim(), began.elapsed());
     }
 }

@@ -38,6 +38,15 @@ def known(collection, instead_of):
     return ids[chosen] if chosen < len(ids) else instead_of
 
 
+def whole(value):
+    """An integer is written without a fraction: 1.0 is one for JSON Schema, and none for the node."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {name: whole(member) for name, member in value.items()}
+    return [whole(item) for item in value] if isinstance(value, list) else value
+
+
 @schemathesis.hook
 def before_call(context, case, kwargs):
     """A client makes a new key for every request; only keys that are wrong on purpose are left as they are."""
@@ -50,6 +59,7 @@ def before_call(context, case, kwargs):
     if collection in KNOWN and (case.path_parameters or {}).get("id"):
         case.path_parameters["id"] = known(collection, case.path_parameters["id"])
     if isinstance(case.body, dict):
+        case.body = whole(case.body)
         for member, collection in MEMBERS.items():
             if isinstance(case.body.get(member), str):
                 case.body[member] = known(collection, case.body[member])
