@@ -9,8 +9,11 @@ mod support;
 
 mod client;
 mod fan_out;
+#[path = "../../tests/it/overload/generator.rs"]
+mod generator;
 mod load;
 mod node;
+mod overload;
 mod raw;
 mod requests;
 mod sign_in;
@@ -26,4 +29,5 @@ fn main() {
     requests::run(&run);
     sign_in::run(&run);
     sockets::run(&run);
+    overload::run(&run);
 }

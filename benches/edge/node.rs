@@ -24,6 +24,7 @@ pub struct Node {
 
 /// Somebody with an account and a session.
 pub struct Person {
+    pub id: String,
     pub email: String,
     pub token: String,
 }
@@ -71,6 +72,12 @@ impl Node {
         });
     }
 
+    /// The administrator token of its data directory.
+    pub fn operator(&self) -> String {
+        let path = self.directory.path().join("data/admin-token");
+        std::fs::read_to_string(path).expect("an administrator token").trim().to_owned()
+    }
+
     fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("node.log")).unwrap_or_default()
     }
@@ -88,7 +95,7 @@ impl Node {
             let body = json!({ "token": self.mailed_token(&email) });
             let (status, answer) = call(self.gateway, "POST", "/v1/signup/verify", None, Some(&body));
             assert_eq!(status, 201, "{answer}");
-            Person { token: text(&answer, "access_token"), email }
+            Person { id: text(&answer["user"], "id"), token: text(&answer, "access_token"), email }
         };
         people.into_iter().map(verify).collect()
     }

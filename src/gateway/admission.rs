@@ -4,8 +4,8 @@
 //! processor or an upstream that never answers) leaves the others theirs; and by how full the gateway may be when it
 //! asks, so that under overload the lower class is refused first and the highest still finds a place.
 //!
-//! Invariant: nothing waits here. A request has a place or hears 503 at once, before it is authenticated or read; the
-//! cost of a refusal is what keeps the rate of served requests up while far more come in.
+//! Invariant: nothing waits here. A request has a place or is refused at once, before it is authenticated or read; what
+//! refusals cost, and so their pace (`pace.rs`), is what keeps the rate of served requests up while far more come in.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

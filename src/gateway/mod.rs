@@ -17,6 +17,7 @@ pub mod forwarded;
 mod fuzz_tests;
 pub mod idempotency;
 pub mod openapi;
+mod pace;
 pub mod page;
 pub mod pipeline;
 #[cfg(test)]

@@ -27,6 +27,7 @@ use super::cors::Cors;
 use super::exchange::Exchange;
 use super::forwarded::TrustedProxies;
 use super::idempotency::{Begun, Requests, Scope};
+use super::pace::Pace;
 use super::rate_limit::RateLimits;
 use super::registry::{Access, BodyKind, Declaration, Endpoint, IdempotencyRule, LimitClass, Prepared};
 use super::reply::{Reply, problem};
@@ -82,6 +83,7 @@ pub struct Gateway {
     upstreams: Upstreams,
     requests: Arc<Requests>,
     admission: Arc<Admission>,
+    refusals: Pace,
     bodies: BodyBudget,
     draining: CancellationToken,
     max_body_bytes: usize,
@@ -119,6 +121,7 @@ impl Gateway {
         let bodies = BodyBudget::new(settings.gateway.max_body_bytes.saturating_mul(BODIES_AT_LIMIT));
         let (max_body_bytes, body) = (settings.gateway.max_body_bytes, settings.gateway.body_timeout_ms);
         let request_timeout = Duration::from_millis(settings.gateway.request_timeout_ms);
+        let max_connections = settings.gateway.max_connections;
         Ok(Arc::new_cyclic(|me| Self {
             me: me.clone(),
             table,
@@ -132,6 +135,7 @@ impl Gateway {
             upstreams,
             requests: parts.requests,
             admission,
+            refusals: Pace::new(max_connections),
             bodies,
             draining: parts.draining,
             max_body_bytes,
@@ -369,6 +373,11 @@ impl App for Gateway {
         let span = exchange.span(&head);
         let answering = self.answer(&head, body, upgrade, &mut exchange, &mut seen).instrument(span);
         let outcome = scope.run(answering).await;
+        if let Err(error) = &outcome
+            && matches!(error.code, ErrorCode::Overloaded | ErrorCode::RateLimited)
+        {
+            self.refusals.wait(&self.draining).await;
+        }
         let mut reply = outcome.unwrap_or_else(|error| {
             let mut reply = problem(&error, &exchange.request_id);
             if let Some(challenge) = challenge(&error, bearer(&head).is_some()) {
