@@ -43,12 +43,16 @@ pub struct Customer {
     card: String,
     dice: Dice,
     pending: Option<(Kind, Wish)>,
+    /// The pending request was sent before, and its answer lost.
+    in_doubt: bool,
     refused: u32,
     next_number: u64,
     /// Titles that were accepted, with the id of their notification.
     pub notified: BTreeMap<String, String>,
     /// Subscriptions with the plan they were last moved to, and how often.
     pub subscriptions: BTreeMap<String, (String, u64)>,
+    /// Those that a change was given up of whose first answer was lost: it may have been made.
+    pub unsure: BTreeSet<String>,
     /// Invoices with what was given back of them; one refund each.
     pub refunded: BTreeMap<String, u64>,
     refunds_asked: BTreeSet<String>,
@@ -73,10 +77,12 @@ impl Customer {
             person,
             dice,
             pending: None,
+            in_doubt: false,
             refused: 0,
             next_number: 0,
             notified: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
+            unsure: BTreeSet::new(),
             refunded: BTreeMap::new(),
             refunds_asked: BTreeSet::new(),
             renamed: 0,
@@ -139,7 +145,7 @@ impl Customer {
 
     fn change(&mut self) -> Option<Kind> {
         let nth = usize::try_from(self.dice.roll(self.subscriptions.len().max(1) as u64)).expect("small");
-        let (id, (plan, _)) = self.subscriptions.iter().nth(nth)?;
+        let (id, (plan, _)) = self.subscriptions.iter().nth(nth).filter(|(id, _)| !self.unsure.contains(*id))?;
         let other = self.plans.iter().find(|other| *other != plan).expect("two plans");
         Some(Kind::Change(id.clone(), other.clone()))
     }
@@ -175,11 +181,14 @@ impl Customer {
             Kind::Notify(_) | Kind::Refund(..) => &self.operator,
             Kind::Subscribe | Kind::Change(..) | Kind::Rename(_) => &self.person.api,
         };
+        // Also when this try is dropped while it waits.
+        let in_doubt = std::mem::replace(&mut self.in_doubt, true);
         let answer = match wish.send(client, floor).await {
             Came::Answer(answer) => answer,
             Came::NotNow => return pause().await,
             Came::Gone => return false,
         };
+        self.in_doubt = in_doubt;
         if answer.status == 401 {
             // The clock was moved past the end of the access token.
             return self.sign_in_again(floor).await;
@@ -191,11 +200,12 @@ impl Customer {
             && answer.json.pointer("/errors/0/detail").is_some_and(|detail| detail == "canceled")
         {
             // The clock was moved past the time that the change had to be paid in, before its charge was asked for.
-            self.pending = None;
+            self.give_up_change();
             return true;
         }
         assert!((200..300).contains(&answer.status), "{wish:?}: {} {}", answer.status, answer.text);
         self.pending = None;
+        self.in_doubt = false;
         self.refused = 0;
         self.note_answer(kind, &answer);
         floor.acknowledged();
@@ -215,12 +225,21 @@ impl Customer {
         }
     }
 
+    /// A request is known by its key for a day or two; after that, what the clock outran cannot be told any more.
+    fn give_up_change(&mut self) {
+        let in_doubt = std::mem::take(&mut self.in_doubt);
+        if let Some((Kind::Change(id, _), _)) = self.pending.take().filter(|_| in_doubt) {
+            self.subscriptions.get_mut(&id).expect("a subscription of ours").1 += 1;
+            self.unsure.insert(id);
+        }
+    }
+
     /// A change may have to wait for an invoice; one of a subscription that has ended is given up.
     async fn refused(&mut self, id: &str, answer: &Answer, floor: &Floor) -> bool {
         let _asking = floor.asking(format!("GET {id}"));
         let Some(now) = self.person.api.try_get(&format!("/v1/subscriptions/{id}")).await else { return false };
         if now.status == 200 && !matches!(now.json["state"].as_str(), Some("active" | "trialing")) {
-            self.pending = None;
+            self.give_up_change();
             return true;
         }
         self.refused += 1;
