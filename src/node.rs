@@ -61,8 +61,9 @@ pub async fn run(
 ) -> Result<(), NodeError> {
     let mut settings = descriptors::fit(settings).map_err(failed("open files"))?;
     let data_dir = DataDir::open(&settings.node.data_dir).map_err(failed("the data directory"))?;
-    if !is_formed(&settings.node.data_dir) && !settings.cluster.join.is_empty() {
-        members::join(&settings).await?;
+    let joins = !is_formed(&settings.node.data_dir) && !settings.cluster.join.is_empty();
+    if joins && !members::join(&settings, &shutdown).await? {
+        return Ok(());
     }
     if is_formed(&settings.node.data_dir) {
         FileKeys::must_exist(&settings.node.data_dir).map_err(failed("the key-encryption keys"))?;

@@ -1,6 +1,8 @@
 //! This node among others: the lanes to them, who they are, and patience until there is somebody to ask.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -15,10 +17,12 @@ use crate::cluster::entities::{EntityLane, HandlerCell};
 use crate::cluster::join::{self, JoinSettings};
 use crate::cluster::link::{Authority, Link};
 use crate::cluster::raft::{Formation, Groups, adopt};
-use crate::kernel::{Error, ErrorCode};
+use crate::kernel::{Error, ErrorCode, Secret};
 use crate::providers::keys::KeyWrapper;
 use crate::settings::Settings;
 
+/// In place of a token: forms the cluster.
+const FORM: &str = "form";
 const AGAIN: Duration = Duration::from_millis(200);
 /// How long a node that joins asks members that do not answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -81,21 +85,48 @@ impl Between {
 }
 
 /// Asks the members of a cluster to let this node join, and keeps what makes it one of them; the formation last, so that
-/// a crash in between asks again.
-pub(super) async fn join(settings: &Settings) -> Result<(), NodeError> {
+/// a crash in between asks again. False when the node was told to stop before it had a token.
+pub(super) async fn join(settings: &Settings, shutdown: &CancellationToken) -> Result<bool, NodeError> {
     let (data_dir, cluster) = (&settings.node.data_dir, &settings.cluster);
+    let token = match cluster.token_file.as_str() {
+        "" => Some(cluster.token.clone()),
+        file => shutdown.run_until_cancelled(written(Path::new(file))).await.transpose()?,
+    };
+    let Some(token) = token else { return Ok(false) };
+    if token.expose() == FORM {
+        tracing::info!(file = cluster.token_file, "this node forms the cluster, as its token file says");
+        return Ok(true);
+    }
     let joining = JoinSettings {
         node: settings.node.id,
         zone: &settings.node.zone,
         listen: cluster.listen,
         address: cluster.address.clone(),
         members: &cluster.join,
-        token: cluster.token.expose(),
+        token: token.expose(),
         patience: PATIENCE,
     };
     let joined = join::join(data_dir, joining).await.map_err(failed("joining the cluster"))?;
     secrets::unpack(data_dir, &joined.secrets).map_err(failed("the cluster's secrets"))?;
-    adopt(data_dir, &joined.formation).map_err(failed("the cluster's formation"))
+    adopt(data_dir, &joined.formation).map_err(failed("the cluster's formation"))?;
+    Ok(true)
+}
+
+/// What the token file holds, once it holds something: whoever starts nodes may not have a token for them yet.
+async fn written(file: &Path) -> Result<Secret<String>, NodeError> {
+    let mut told = false;
+    loop {
+        match tokio::fs::read_to_string(file).await {
+            Ok(text) if !text.trim().is_empty() => return Ok(Secret::new(text.trim().to_owned())),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("cluster.token_file")(error)),
+        }
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(file = %file.display(), "this node waits for a token with which it may join");
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 /// Tells the link and the router who the members are, whenever that changes.

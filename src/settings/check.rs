@@ -63,6 +63,11 @@ fn node(settings: &Settings, faults: &mut Vec<Fault>) {
         let path = format!("cluster.join[{index}]");
         expect(faults, is_host_port(address), &path, &format!("expected HOST:PORT, got \"{address}\""));
     }
+    let filed = !cluster.token_file.is_empty();
+    let detail = "expected members to join: a node with a token file never forms a cluster unasked";
+    expect(faults, !filed || !cluster.join.is_empty(), "cluster.join", detail);
+    let once = !filed || cluster.token.expose().is_empty();
+    expect(faults, once, "cluster.token_file", "expected cluster.token or cluster.token_file, not both");
     let addresses = [
         ("gateway.listen", settings.gateway.listen),
         ("admin.listen", settings.admin.listen),

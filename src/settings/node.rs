@@ -35,6 +35,8 @@ pub struct Cluster {
     #[serde(deserialize_with = "one_or_many")]
     pub join: Vec<String>,
     pub token: Secret<String>,
+    /// Where `token` comes to be; empty: it does not.
+    pub token_file: String,
     pub heartbeat_ms: u64,
     pub election_ms: u64,
     pub plain_text: bool,

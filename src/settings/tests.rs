@@ -99,6 +99,11 @@ fn a_wrong_file_is_refused_with_path_and_expectation() {
         ),
         ("[admin.tls]\nclient_ca_file = \"a\"\n", "admin.tls.key_file: expected a PEM file: mutual TLS needs"),
         ("[admin]\nlisten = \"127.0.0.1:8080\"\n", "admin.listen: expected an address of its own"),
+        ("[cluster]\ntoken_file = \"t\"\n", "cluster.join: expected members to join: a node with a token file"),
+        (
+            "[cluster]\njoin = \"a:1\"\ntoken = \"t\"\ntoken_file = \"t\"\n",
+            "cluster.token_file: expected cluster.token or cluster.token_file, not both",
+        ),
         ("[mail]\ntransport = \"smtp\"\n", "mail.smtp_url: expected smtp://HOST"),
         ("[mail]\ntransport = \"pigeon\"\n", "mail.transport: unknown variant `pigeon`, expected `maildir` or `smtp`"),
         ("[sms]\ntransport = \"twilio\"\n", "sms.twilio.account_sid: expected the account's SID"),

@@ -11,6 +11,7 @@ mod clock;
 mod cluster;
 #[cfg(feature = "failpoints")]
 mod crash;
+mod deploy;
 mod disk;
 mod hostile;
 mod http;

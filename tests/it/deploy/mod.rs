@@ -1,0 +1,3 @@
+//! What installers rely on, held against the node.
+
+mod token_file;
