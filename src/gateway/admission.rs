@@ -39,6 +39,8 @@ impl Class {
         }
     }
 
+    const ALL: [Self; 5] = [Self::Health, Self::Payments, Self::Interactive, Self::Upstream, Self::Bulk];
+
     const fn name(self) -> &'static str {
         match self {
             Self::Health => "health",
@@ -80,6 +82,9 @@ pub struct Permit {
 impl Admission {
     #[must_use]
     pub fn new(places: usize) -> Arc<Self> {
+        for class in Class::ALL {
+            drop(overloaded(class));
+        }
         Arc::new(Self { places: places.max(1), taken: AtomicUsize::new(0), held: Default::default() })
     }
 
@@ -116,8 +121,12 @@ fn enter(count: &AtomicUsize, most: usize) -> bool {
     count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| (now < most).then_some(now + 1)).is_ok()
 }
 
+fn overloaded(class: Class) -> metrics::Counter {
+    metrics::counter!("construct_http_overloaded_total", "class" => class.name())
+}
+
 fn refused(class: Class) -> Error {
-    metrics::counter!("construct_http_overloaded_total", "class" => class.name()).increment(1);
+    overloaded(class).increment(1);
     Error::overloaded("The gateway")
 }
 

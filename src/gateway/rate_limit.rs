@@ -136,7 +136,10 @@ impl RateLimits {
 
 impl<C: Clock + Clone> RateLimits<C> {
     fn with_clock(limits: &Limits, clock: &C, max_keys: usize) -> Self {
-        let bucket = |name, limit| Bucket::new(name, limit, clock, max_keys);
+        let bucket = |name, limit| {
+            drop(metrics::counter!("construct_http_limited_total", "class" => name));
+            Bucket::new(name, limit, clock, max_keys)
+        };
         Self {
             auth: bucket("auth", limits.auth),
             account: bucket("account", limits.account),

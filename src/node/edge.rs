@@ -1,4 +1,5 @@
-//! The listeners: the gateway for everyone, the admin endpoint for operators.
+//! The listeners: the gateway for everyone, the admin endpoint for operators, and where it is configured one for scrapers
+//! and probes.
 
 use std::sync::Arc;
 
@@ -18,10 +19,11 @@ use crate::settings::Settings;
 /// The administrator token, in the data directory.
 const TOKEN_FILE: &str = "admin-token";
 
-/// Both listeners, bound and not yet accepting.
+/// The listeners, bound and not yet accepting.
 pub(super) struct Edge {
     public: Server,
     admin: Server,
+    telemetry: Option<Server>,
     realtime: Arc<Realtime>,
 }
 
@@ -62,10 +64,18 @@ impl Edge {
         let public = Server::bind(settings.gateway.listen, bounds.clone(), tls, public).await;
         let public = public.map_err(failed("gateway.listen"))?;
         let tls = TlsFiles::of_admin(&settings.admin.tls);
-        let admin = Server::bind(settings.admin.listen, bounds, tls, admin).await;
+        let admin = Server::bind(settings.admin.listen, bounds.clone(), tls, admin).await;
         let admin = admin.map_err(failed("admin.listen"))?;
+        let telemetry = match settings.telemetry.listen {
+            Some(address) => {
+                let app = gateway(routes::telemetry_endpoints())?;
+                let server = Server::bind(address, bounds, None, app).await;
+                Some(server.map_err(failed("telemetry.listen"))?)
+            }
+            None => None,
+        };
         let realtime = Arc::clone(&services.realtime);
-        Ok(Self { public, admin, realtime })
+        Ok(Self { public, admin, telemetry, realtime })
     }
 
     pub fn addresses(&self) -> Addresses {
@@ -78,6 +88,11 @@ impl Edge {
             draining.cancelled().await;
             self.realtime.drain().await;
         };
-        tokio::join!(self.public.run(draining.clone()), self.admin.run(draining.clone()), realtime);
+        let telemetry = async {
+            if let Some(server) = self.telemetry {
+                server.run(draining.clone()).await;
+            }
+        };
+        tokio::join!(self.public.run(draining.clone()), self.admin.run(draining.clone()), telemetry, realtime);
     }
 }

@@ -68,11 +68,12 @@ fn node(settings: &Settings, faults: &mut Vec<Fault>) {
     expect(faults, !filed || !cluster.join.is_empty(), "cluster.join", detail);
     let once = !filed || cluster.token.expose().is_empty();
     expect(faults, once, "cluster.token_file", "expected cluster.token or cluster.token_file, not both");
-    let addresses = [
+    let mut addresses = vec![
         ("gateway.listen", settings.gateway.listen),
         ("admin.listen", settings.admin.listen),
         ("cluster.listen", cluster.listen),
     ];
+    addresses.extend(settings.telemetry.listen.map(|address| ("telemetry.listen", address)));
     for (index, (path, address)) in addresses.iter().enumerate() {
         let taken = addresses[..index].iter().find(|(_, other)| other == address && address.port() != 0);
         if let Some((other, _)) = taken {

@@ -216,9 +216,17 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Telemetry {
+    #[serde(deserialize_with = "address_or_nothing")]
+    pub listen: Option<SocketAddr>,
     pub log_format: LogFormat,
     pub log_level: String,
     pub otlp_endpoint: String,
+}
+
+fn address_or_nothing<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let bad = |_| serde::de::Error::custom(format!("expected IP:PORT or nothing, got \"{text}\""));
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(bad) }
 }
 
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {

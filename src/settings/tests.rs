@@ -99,6 +99,8 @@ fn a_wrong_file_is_refused_with_path_and_expectation() {
         ),
         ("[admin.tls]\nclient_ca_file = \"a\"\n", "admin.tls.key_file: expected a PEM file: mutual TLS needs"),
         ("[admin]\nlisten = \"127.0.0.1:8080\"\n", "admin.listen: expected an address of its own"),
+        ("[telemetry]\nlisten = \"9090\"\n", "telemetry.listen: expected IP:PORT or nothing, got \"9090\""),
+        ("[telemetry]\nlisten = \"127.0.0.1:8080\"\n", "telemetry.listen: expected an address of its own"),
         ("[cluster]\ntoken_file = \"t\"\n", "cluster.join: expected members to join: a node with a token file"),
         (
             "[cluster]\njoin = \"a:1\"\ntoken = \"t\"\ntoken_file = \"t\"\n",

@@ -1,7 +1,7 @@
 //! What a node says about itself: logs to standard error, metrics for Prometheus, traces for a collector.
 //!
 //! Every log line passes [`redact`] on its way out, as the last line of defence: the first is the `Secret` type.
-//! Deliberately absent: a metrics listener of its own; the admin endpoint serves [`render_metrics`].
+//! Deliberately absent: a listener; the gateway's serve [`render_metrics`].
 
 mod meter;
 mod otlp;
@@ -154,7 +154,13 @@ mod tests {
         let text = handle.render();
         assert!(text.contains("command_seconds_bucket{le=\"0.005\"} 1"), "{text}");
         assert!(text.contains("batch_commands_bucket{le=\"4\"} 1"), "{text}");
-        for name in ["process_resident_memory_bytes", "process_open_fds", "process_threads", "process_cpu_seconds"] {
+        for name in [
+            "process_resident_memory_bytes",
+            "process_open_fds",
+            "process_max_fds",
+            "process_threads",
+            "process_cpu_seconds",
+        ] {
             assert!(text.lines().any(|line| line.starts_with(name)), "{name} in {text}");
         }
     }

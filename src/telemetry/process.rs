@@ -6,6 +6,7 @@ use std::fs;
 pub(super) fn describe() {
     metrics::describe_gauge!("process_resident_memory_bytes", "Resident memory.");
     metrics::describe_gauge!("process_open_fds", "Open file descriptors.");
+    metrics::describe_gauge!("process_max_fds", "Most file descriptors that may be open.");
     metrics::describe_gauge!("process_threads", "Threads.");
     metrics::describe_gauge!("process_cpu_seconds", "Processor time used, in user and system mode.");
 }
@@ -19,6 +20,9 @@ pub(super) fn sample() {
         // The directory being read is open itself.
         metrics::gauge!("process_open_fds").set(entries.count().saturating_sub(1) as f64);
     }
+    if let Some(most) = most_descriptors() {
+        metrics::gauge!("process_max_fds").set(most as f64);
+    }
     let Ok(stat) = fs::read_to_string("/proc/self/stat") else { return };
     // The name of the process stands in parentheses and may hold spaces; fields are counted after it (proc(5)).
     let Some((_, rest)) = stat.rsplit_once(')') else { return };
@@ -28,6 +32,13 @@ pub(super) fn sample() {
         metrics::gauge!("process_cpu_seconds").set((user + system) as f64 / 100.0);
         metrics::gauge!("process_threads").set(*threads as f64);
     }
+}
+
+/// The soft limit; `None` where there is none.
+fn most_descriptors() -> Option<u64> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 fn resident_bytes() -> Option<u64> {

@@ -50,11 +50,16 @@ pub struct Passwords {
     policy: Policy,
 }
 
+fn refusals() -> metrics::Counter {
+    metrics::counter!("construct_password_jobs_refused_total")
+}
+
 impl Passwords {
     #[must_use]
     pub fn new(policy: Policy) -> Self {
         let parallel = policy.parallel.max(1);
         let dummy = hash_now("no account has this password", &mut Memory::default()).expose().as_str().into();
+        drop(refusals());
         Self {
             admitted: Arc::new(Semaphore::new(parallel + policy.waiting)),
             running: Arc::new(Semaphore::new(parallel)),
@@ -102,7 +107,7 @@ impl Passwords {
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce(&mut Memory) -> T + Send + 'static) -> Result<T, Error> {
         let full = || {
-            metrics::counter!("construct_password_jobs_refused_total").increment(1);
+            refusals().increment(1);
             Error::overloaded("The queue for passwords")
         };
         let place = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| full())?;

@@ -41,7 +41,7 @@ pub mod testing;
 mod tests;
 pub mod timers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::watch;
@@ -131,6 +131,8 @@ pub struct Runtime {
     pub clock: Arc<clock::NodeClock>,
     means: Arc<Means>,
     advancing: tokio::sync::Mutex<()>,
+    /// The replicas whose lag was published, by shard.
+    told: Mutex<BTreeMap<ShardId, BTreeSet<u64>>>,
     stopping: CancellationToken,
     tasks: TaskTracker,
 }
@@ -169,7 +171,8 @@ impl Runtime {
             let (stop, following) = (stopping.clone(), clock::follow(Arc::clone(&parts.clock), Arc::clone(meta)));
             tasks.spawn(async move { stop.run_until_cancelled(following).await.unwrap_or_default() });
         }
-        Ok(Self { router, clock: parts.clock, means, advancing: tokio::sync::Mutex::new(()), stopping, tasks })
+        let (advancing, told) = (tokio::sync::Mutex::new(()), Mutex::default());
+        Ok(Self { router, clock: parts.clock, means, advancing, told, stopping, tasks })
     }
 
     /// Sets the sealer; once, before anything is delivered.

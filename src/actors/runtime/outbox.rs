@@ -112,8 +112,14 @@ impl Outbox {
         self.busy.load(Ordering::Acquire) == 0 && self.read_up_to.load(Ordering::Acquire) >= head
     }
 
-    /// Delivers until this node stops leading the shard.
+    /// Delivers until this node stops leading the shard; what waits then is the next leader's to count.
     pub async fn run(self: Arc<Self>, stopping: CancellationToken) {
+        self.deliver(stopping).await;
+        self.known.set(0.0);
+        self.waiting.set(0.0);
+    }
+
+    async fn deliver(&self, stopping: CancellationToken) {
         let mut applied = self.shard.parts.log.state().applied();
         let window = self.shard.parts.options.outbox_window;
         let mut schedule = Schedule { window, ..Schedule::default() };

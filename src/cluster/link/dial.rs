@@ -40,6 +40,7 @@ impl Link {
         run: impl Fn(Wire) -> F,
     ) {
         let alive = self.shared.peers.alive(node);
+        let disconnects = counter!("construct_link_disconnects_total", "lane" => lane.as_str());
         let mut misses = 0;
         let keep = async {
             while self.shared.peers.address(node).is_some() {
@@ -50,7 +51,7 @@ impl Link {
                         tracing::info!(node, %lane, "connected");
                         self.run_while_known(wire, &run).await;
                         tracing::info!(node, %lane, "disconnected");
-                        counter!("construct_link_disconnects_total", "lane" => lane.as_str()).increment(1);
+                        disconnects.increment(1);
                     }
                     Err(error) if misses == 0 => {
                         tracing::warn!(node, %lane, error = %chain(&error), "a node cannot be reached");

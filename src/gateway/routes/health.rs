@@ -1,4 +1,4 @@
-//! Whether the node lives and is ready, for load balancers and supervisors; and its metrics.
+//! Whether the node lives and is ready, for load balancers and supervisors.
 
 use std::time::Duration;
 
@@ -8,7 +8,6 @@ use utoipa::ToSchema;
 use crate::gateway::reply::Problem;
 use crate::gateway::{Access, Call, Endpoint, LimitClass, Reply};
 use crate::kernel::Error;
-use crate::telemetry;
 
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -34,20 +33,6 @@ pub fn endpoints() -> Vec<Endpoint> {
     ]
 }
 
-/// Metrics, on the admin listener: open to scrapers, without personal data.
-#[must_use]
-pub fn metrics() -> Vec<Endpoint> {
-    vec![
-        Endpoint::get("/metrics", "getMetrics")
-            .summary("Metrics in the Prometheus text format")
-            .tag("operations")
-            .access(Access::Public)
-            .limit(LimitClass::Unlimited)
-            .content(200, "The metrics", "text/plain; version=0.0.4")
-            .handle(get_metrics),
-    ]
-}
-
 /// The process answers.
 #[derive(Debug, Serialize, ToSchema)]
 struct Liveness {
@@ -65,10 +50,10 @@ struct Readiness {
 
 /// One thing that must hold.
 #[derive(Debug, Serialize, ToSchema)]
-struct Check {
+pub(super) struct Check {
     /// `draining`, `shards`, `log` or `disk`.
-    name: &'static str,
-    ok: bool,
+    pub name: &'static str,
+    pub ok: bool,
     detail: String,
 }
 
@@ -81,12 +66,7 @@ struct NotReady {
 }
 
 async fn get_readiness(call: Call<()>) -> Result<Reply, Error> {
-    let serving = Check {
-        name: "draining",
-        ok: !call.draining.is_cancelled(),
-        detail: if call.draining.is_cancelled() { "shutting down" } else { "no" }.to_owned(),
-    };
-    let checks = vec![serving, shards(&call), log(&call).await, disk(&call)];
+    let checks = checks(&call).await;
     if checks.iter().all(|check| check.ok) {
         return Ok(Reply::ok(&Readiness { status: "ready", checks }));
     }
@@ -95,6 +75,16 @@ async fn get_readiness(call: Call<()>) -> Result<Reply, Error> {
     let problem = Problem::new(&error, &call.origin.request_id);
     let body = serde_json::to_vec(&NotReady { problem, checks }).map_err(|_| Error::internal())?;
     Ok(Reply::bytes(503, "application/problem+json", body).header("retry-after", "1"))
+}
+
+/// Everything that must hold for this node to be asked.
+pub(super) async fn checks(call: &Call<()>) -> Vec<Check> {
+    let serving = Check {
+        name: "draining",
+        ok: !call.draining.is_cancelled(),
+        detail: if call.draining.is_cancelled() { "shutting down" } else { "no" }.to_owned(),
+    };
+    vec![serving, shards(call), log(call).await, disk(call)]
 }
 
 /// Every shard with a replica here has a leader.
@@ -134,9 +124,4 @@ fn disk(call: &Call<()>) -> Check {
         }
     };
     Check { name: "disk", ok, detail }
-}
-
-async fn get_metrics(call: Call<()>) -> Result<Reply, Error> {
-    call.services.runtime.publish_gauges().await;
-    Ok(Reply::bytes(200, "text/plain; version=0.0.4", telemetry::render_metrics()))
 }

@@ -7,6 +7,7 @@ pub mod compliance;
 pub mod docs;
 pub mod health;
 pub mod identity;
+pub mod metrics;
 pub mod notifications;
 pub mod pages;
 pub mod upstreams;
@@ -39,7 +40,14 @@ pub fn admin_endpoints() -> Vec<Endpoint> {
         billing::admin_endpoints(),
         compliance::admin_endpoints(),
         health::endpoints(),
-        health::metrics(),
+        metrics::endpoints(),
     ];
     docs::documented(parts.into_iter().flatten().collect(), |settings| settings.admin.url(settings.admin.listen))
+}
+
+/// Every endpoint of the listener for scrapers and probes.
+#[must_use]
+pub fn telemetry_endpoints() -> Vec<Endpoint> {
+    let parts = [health::endpoints(), metrics::endpoints()];
+    parts.into_iter().flatten().collect()
 }

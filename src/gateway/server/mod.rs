@@ -119,6 +119,7 @@ impl Server {
         let address = listener.local_addr().map_err(bind)?;
         let connections = Arc::new(Semaphore::new(bounds.max_connections.min(Semaphore::MAX_PERMITS)));
         let addresses = Arc::new(Addresses::new(bounds.max_connections_per_address));
+        drop(self::refusals());
         let refusals = Arc::new(Semaphore::new(64));
         let shared = Arc::new(Shared { bounds, app, tls, connections, refusals, addresses });
         Ok(Self { listener, address, shared })
@@ -170,6 +171,10 @@ impl Server {
     }
 }
 
+fn refusals() -> metrics::Counter {
+    metrics::counter!("construct_http_connections_refused_total")
+}
+
 /// The work of one connection, or of refusing it. `None`: too many even to refuse.
 fn admit(
     shared: &Arc<Shared>,
@@ -183,7 +188,7 @@ fn admit(
         metrics::gauge!("construct_http_connections").increment(1.0);
         return Some(Box::pin(connection::serve(shared.clone(), stream, peer, place, shutdown)));
     }
-    metrics::counter!("construct_http_connections_refused_total").increment(1);
+    refusals().increment(1);
     let permit = shared.refusals.clone().try_acquire_owned().ok()?;
     let speaks = shared.tls.is_none();
     Some(Box::pin(async move {

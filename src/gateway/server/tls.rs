@@ -60,6 +60,10 @@ impl<'a> TlsFiles<'a> {
 /// [`TlsError`] when a file does not read or they do not belong together.
 pub(super) fn acceptor(files: TlsFiles<'_>) -> Result<TlsAcceptor, TlsError> {
     let chain = certificates(files.cert_file)?;
+    if let Some(until) = chain.first().and_then(valid_until) {
+        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970")]
+        metrics::gauge!("construct_tls_valid_until_seconds", "file" => files.cert_file.to_owned()).set(until as f64);
+    }
     let unreadable = |source| TlsError::Pem { path: files.key_file.to_owned(), source };
     let key = PrivateKeyDer::from_pem_file(files.key_file).map_err(unreadable)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -71,6 +75,12 @@ pub(super) fn acceptor(files: TlsFiles<'_>) -> Result<TlsAcceptor, TlsError> {
     let mut config = builder.with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// When a certificate ends, in seconds since 1970; `None` when that cannot be read, which rustls will say better.
+fn valid_until(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(certificate.validity().not_after.timestamp())
 }
 
 fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -91,6 +91,7 @@ impl Realtime {
     pub fn new(router: Router, clock: Arc<dyn Clock>, bounds: Bounds) -> Self {
         let connections = Arc::new(Semaphore::new(bounds.max_connections.min(Semaphore::MAX_PERMITS)));
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
+        drop(metrics::gauge!("construct_websocket_connections"));
         let publications = metrics::counter!("construct_websocket_publications_total");
         Self { hub: Arc::default(), router, clock, bounds, connections, stopping, tasks, publications }
     }
