@@ -168,6 +168,50 @@ mod tests {
         walk(&Cli::command(), false);
     }
 
+    /// The command lines in a text: of its fenced shell, from the start or after `--`, and those in its prose.
+    fn commands(text: &str) -> Vec<String> {
+        let mut fenced = false;
+        let mut found = Vec::new();
+        for line in text.lines() {
+            if line.starts_with("```") {
+                fenced = !fenced;
+                continue;
+            }
+            if !fenced {
+                let quoted = line.split('`').skip(1).step_by(2);
+                found.extend(quoted.filter(|code| code.starts_with("construct ")).map(str::to_owned));
+                continue;
+            }
+            let line = line.split(" #").next().unwrap_or(line);
+            let line = line.split_once(" -- ").map_or(line, |(_, command)| command).trim_end_matches(')');
+            let words = line.split_whitespace().skip_while(|word| word.starts_with("CONSTRUCT__"));
+            let words: Vec<&str> = words.collect();
+            if words.first() == Some(&"construct") {
+                found.push(words.join(" "));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn every_command_of_the_handbook_exists() {
+        let mut all = 0;
+        for (path, text) in [
+            ("docs/operations.md", include_str!("../../docs/operations.md")),
+            ("deploy/systemd/README.md", include_str!("../../deploy/systemd/README.md")),
+            ("deploy/kubernetes/README.md", include_str!("../../deploy/kubernetes/README.md")),
+        ] {
+            let found = commands(text);
+            assert!(!found.is_empty(), "{path} has commands");
+            all += found.len();
+            for line in found {
+                let parsed = Cli::try_parse_from(line.split_whitespace());
+                assert!(parsed.is_ok(), "{path}: {line}: {}", parsed.err().map(|e| e.to_string()).unwrap_or_default());
+            }
+        }
+        assert!(all > 30, "the handbook's commands were found: {all}");
+    }
+
     #[test]
     fn flags_of_a_node_stand_with_and_without_the_subcommand() {
         for line in [["construct", "--node-id", "2"].as_slice(), &["construct", "serve", "--node-id", "2"]] {

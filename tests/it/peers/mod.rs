@@ -27,7 +27,7 @@ use tokio::time::Instant;
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// Where `scripts/test` put the peers.
-fn installed(path: &str) -> PathBuf {
+pub fn installed(path: &str) -> PathBuf {
     let root = std::env::var_os("CONSTRUCT_TEST_PEERS").map(PathBuf::from);
     let root = root.expect("CONSTRUCT_TEST_PEERS names the installed peers; run these tests through scripts/test");
     let path = root.join(path);
