@@ -61,7 +61,7 @@ pub enum LimitClass {
 /// What `Idempotency-Key` means for an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdempotencyRule {
-    /// Honoured when sent: every POST.
+    /// Honoured when sent: every POST and PATCH.
     Optional,
     /// Refused without: whatever moves money.
     Required,
@@ -216,7 +216,10 @@ impl Draft<()> {
             others: None,
             limit: if reads { LimitClass::Read } else { LimitClass::Write },
             class: None,
-            idempotency: if method == Method::POST { IdempotencyRule::Optional } else { IdempotencyRule::Unused },
+            idempotency: match method {
+                Method::POST | Method::PATCH => IdempotencyRule::Optional,
+                _ => IdempotencyRule::Unused,
+            },
             body: BodyKind::None,
             body_schema: None,
             body_limit: None,
@@ -317,7 +320,7 @@ impl<B> Draft<B> {
         self
     }
 
-    /// [`IdempotencyRule::Optional`] for POST, else [`IdempotencyRule::Unused`], when not said.
+    /// [`IdempotencyRule::Optional`] for POST and PATCH, else [`IdempotencyRule::Unused`], when not said.
     pub fn idempotency(mut self, rule: IdempotencyRule) -> Self {
         self.declaration.idempotency = rule;
         self
