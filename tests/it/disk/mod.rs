@@ -1,6 +1,6 @@
 //! What a disk does to a node: power cuts, damage, no space, failing syncs, and how the storage stands it.
 
-mod damage;
+pub mod damage;
 mod failing;
 mod ledger;
 mod power;

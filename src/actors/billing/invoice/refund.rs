@@ -50,6 +50,9 @@ impl Body {
             return Err(Error::conflict(format!("There are {MOST_REFUNDS} refunds of this invoice already.")));
         }
         let left = self.refundable();
+        if left == 0 {
+            return Err(Error::conflict("All that was paid has been given back."));
+        }
         let amount = amount.unwrap_or(left);
         if amount <= 0 || amount > left {
             return Err(Error::invalid("/amount", format!("expected 1 to {left}, what is left of the invoice")));
