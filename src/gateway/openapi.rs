@@ -151,6 +151,10 @@ fn problems(declaration: &Declaration) -> BTreeSet<u16> {
     if declaration.path.contains('{') {
         statuses.insert(404);
     }
+    if declaration.path.contains('{') || declaration.body != BodyKind::None {
+        // Whatever names a person may name one who was erased.
+        statuses.insert(410);
+    }
     if declaration.query.is_some() || !matches!(declaration.method, Method::GET | Method::DELETE) {
         statuses.insert(422);
     }
