@@ -301,6 +301,11 @@ impl<B> Draft<B> {
         self
     }
 
+    /// What an operator does on the admin listener: counted by no limit.
+    pub fn operations(self) -> Self {
+        self.tag("operations").access(Access::Operator).limit(LimitClass::Unlimited)
+    }
+
     /// With this permission other people's objects are reached too. Handlers ask [`Call::owner`] and entities
     /// [`Origin::reaches`](crate::kernel::Origin::reaches).
     pub fn others(mut self, permission: &'static str) -> Self {

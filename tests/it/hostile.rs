@@ -26,10 +26,11 @@ const SERVED_WITHIN: Duration = Duration::from_secs(15);
 /// How long the node may take to end what it must end.
 const ENDED_WITHIN: Duration = Duration::from_secs(60);
 
-/// A node with short deadlines and a client that is served until it says so.
-struct Siege {
+/// A node with short deadlines and an honest client that is served until it says so. `who` is what the attacks know of
+/// that client.
+struct Siege<P = Person> {
     node: Node,
-    person: Person,
+    who: P,
     resident: u64,
     stop: watch::Sender<bool>,
     honest: JoinHandle<u64>,
@@ -39,10 +40,19 @@ impl Siege {
     async fn lay(plan: Plan) -> Self {
         let node = plan.start().await;
         let person = Person::sign_up(&node, &Maildir::of(&node.data()), "honest@example.org", "developer").await;
+        Self::around(node, person.clone(), |stopped| serve_honest(person, stopped))
+    }
+}
+
+impl<P> Siege<P> {
+    fn around<F>(node: Node, who: P, serve: impl FnOnce(watch::Receiver<bool>) -> F) -> Self
+    where
+        F: Future<Output = u64> + Send + 'static,
+    {
         let (stop, stopped) = watch::channel(false);
-        let honest = tokio::spawn(serve_honest(person.clone(), stopped));
+        let honest = tokio::spawn(serve(stopped));
         let resident = node.resident();
-        Self { node, person, resident, stop, honest }
+        Self { node, who, resident, stop, honest }
     }
 
     /// Ends it: the honest client was served, nothing panicked, and the memory is near what it was.

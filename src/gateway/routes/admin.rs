@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::actors::runtime::clock::ClockMode;
-use crate::gateway::{Access, Call, Endpoint, LimitClass, Reply};
+use crate::gateway::{Call, Endpoint, Reply};
 use crate::kernel::{EntityId, Error, Timestamp};
 
 /// Endpoints of the admin listener.
@@ -17,31 +17,23 @@ pub fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/admin/v1/actors", "listActors")
             .summary("Live actors by kind, mailbox depth, restarts, parked entities")
-            .tag("operations")
-            .access(Access::Operator)
-            .limit(LimitClass::Unlimited)
+            .operations()
             .response::<ActorsView>(200, "The actors of this node")
             .handle(list_actors),
         Endpoint::post("/admin/v1/actors/unpark", "unparkEntity")
             .summary("Put a parked entity back into service")
-            .tag("operations")
-            .access(Access::Operator)
-            .limit(LimitClass::Unlimited)
+            .operations()
             .body::<Unpark>()
             .response::<Unparked>(200, "Whether it was parked")
             .handle(unpark),
         Endpoint::get("/admin/v1/clock", "getClock")
             .summary("The cluster's time")
-            .tag("operations")
-            .access(Access::Operator)
-            .limit(LimitClass::Unlimited)
+            .operations()
             .response::<ClockView>(200, "The clock")
             .handle(get_clock),
         Endpoint::post("/admin/v1/clock", "advanceClock")
             .summary("Advance the virtual clock; answers when every timer due by then has fired and its work is done")
-            .tag("operations")
-            .access(Access::Operator)
-            .limit(LimitClass::Unlimited)
+            .operations()
             .deadline(std::time::Duration::from_secs(600))
             .body::<Advance>()
             .response::<ClockView>(200, "The clock after it")

@@ -11,7 +11,7 @@ use crate::actors::members::{self, Command, Known, Member, MemberState, Members,
 use crate::actors::runtime::log::ShardReport;
 use crate::cluster::join::Token;
 use crate::cluster::operations::Progress;
-use crate::gateway::{Access, Call, Endpoint, LimitClass, Reply};
+use crate::gateway::{Call, Endpoint, Reply};
 use crate::kernel::{Error, ShardId};
 
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -22,34 +22,26 @@ pub fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/admin/v1/cluster", "getCluster")
             .summary("Members, their state and version, the shards they lead and how far they lag behind")
-            .tag("operations")
-            .access(Access::Operator)
-            .limit(LimitClass::Unlimited)
+            .operations()
             .deadline(DEADLINE)
             .response::<ClusterView>(200, "The cluster")
             .handle(get_cluster),
         Endpoint::post("/admin/v1/cluster/tokens", "createJoinToken")
             .summary("A one-time token with which one node may join")
-            .tag("operations")
-            .access(Access::Operator)
-            .limit(LimitClass::Unlimited)
+            .operations()
             .optional_body::<NewToken>()
             .response::<TokenView>(201, "The token; it is shown once")
             .problem(409)
             .handle(create_token),
         Endpoint::get("/admin/v1/shards", "listShards")
             .summary("Shards: leader, term, replicas, log and state")
-            .tag("operations")
-            .access(Access::Operator)
-            .limit(LimitClass::Unlimited)
+            .operations()
             .deadline(DEADLINE)
             .response::<ShardList>(200, "The shards, in order")
             .handle(list_shards),
         Endpoint::post("/admin/v1/shards/{id}/transfer", "transferShard")
             .summary("Let another voter lead a shard")
-            .tag("operations")
-            .access(Access::Operator)
-            .limit(LimitClass::Unlimited)
+            .operations()
             .deadline(DEADLINE)
             .body::<Transfer>()
             .response::<ProgressView>(200, "How far it is")
@@ -58,9 +50,7 @@ pub fn endpoints() -> Vec<Endpoint> {
             .handle(transfer),
         Endpoint::post("/admin/v1/nodes/{id}/drain", "drainNode")
             .summary("Take the leads of a member, and replicas where others can take them; ends when it starts again")
-            .tag("operations")
-            .access(Access::Operator)
-            .limit(LimitClass::Unlimited)
+            .operations()
             .deadline(DEADLINE)
             .response::<ProgressView>(200, "How far it is")
             .problem(404)
@@ -68,9 +58,7 @@ pub fn endpoints() -> Vec<Endpoint> {
             .handle(drain),
         Endpoint::delete("/admin/v1/nodes/{id}", "removeNode")
             .summary("Give a member up, reachable or not: others take over what it held, and it is forgotten")
-            .tag("operations")
-            .access(Access::Operator)
-            .limit(LimitClass::Unlimited)
+            .operations()
             .deadline(DEADLINE)
             .response::<ProgressView>(200, "How far it is")
             .problem(404)
@@ -78,9 +66,7 @@ pub fn endpoints() -> Vec<Endpoint> {
             .handle(remove),
         Endpoint::post("/admin/v1/rebalance", "rebalance")
             .summary("Wait until every shard is where it should be and led by whom it should be")
-            .tag("operations")
-            .access(Access::Operator)
-            .limit(LimitClass::Unlimited)
+            .operations()
             .deadline(DEADLINE)
             .response::<ProgressView>(200, "How far it is")
             .handle(rebalance),

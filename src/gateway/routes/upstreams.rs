@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use crate::actors::identity::roles::permission::PERMISSIONS;
 use crate::actors::routes::{self, Command, Reply as Answer, RouteView, Routes, Spec};
 use crate::gateway::page::{List, PageQuery};
-use crate::gateway::{Access, Call, Endpoint, LimitClass, Reply};
+use crate::gateway::{Call, Endpoint, Reply};
 use crate::kernel::Error;
 use crate::settings::{Route, route_faults};
 
@@ -16,17 +16,13 @@ pub fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/admin/v1/routes", "listRoutes")
             .summary("The routes to other services, by name")
-            .tag("operations")
-            .access(Access::Operator)
-            .limit(LimitClass::Unlimited)
+            .operations()
             .query::<PageQuery>()
             .response::<List<RouteBody>>(200, "The routes")
             .handle(list),
         Endpoint::get("/admin/v1/routes/{name}", "getRoute")
             .summary("A route to other services")
-            .tag("operations")
-            .access(Access::Operator)
-            .limit(LimitClass::Unlimited)
+            .operations()
             .response::<RouteBody>(200, "The route")
             .problem(404)
             .handle(get),
@@ -35,9 +31,7 @@ pub fn endpoints() -> Vec<Endpoint> {
             .description(
                 "In force on every node within a second; calls under way end as they began. Honours `If-Match`.",
             )
-            .tag("operations")
-            .access(Access::Operator)
-            .limit(LimitClass::Unlimited)
+            .operations()
             .body::<RouteInput>()
             .response::<RouteBody>(200, "The route after it")
             .problem(409)
@@ -46,9 +40,7 @@ pub fn endpoints() -> Vec<Endpoint> {
         Endpoint::delete("/admin/v1/routes/{name}", "deleteRoute")
             .summary("Delete a route to other services")
             .description("A configured route stays deleted, also after a restart. Honours `If-Match`.")
-            .tag("operations")
-            .access(Access::Operator)
-            .limit(LimitClass::Unlimited)
+            .operations()
             .no_content(204, "Nothing is forwarded by it any more")
             .problem(404)
             .problem(412)

@@ -9,14 +9,13 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::h2::{Attack, DATA, END_HEADERS, ENHANCE_YOUR_CALM, HEADERS, frame, frames, request, reset};
 use super::{ENDED_WITHIN, SERVED_WITHIN, drain, hasty};
-use crate::node::Node;
 
 fn file(name: &str) -> String {
     format!("{}/src/gateway/server/testdata/{name}", env!("CARGO_MANIFEST_DIR"))
@@ -26,16 +25,11 @@ fn certificate() -> CertificateDer<'static> {
     CertificateDer::from_pem_file(file("cert.pem")).expect("a certificate")
 }
 
-/// A node whose gateway speaks TLS, and an honest client of it that is served until it says so.
-struct Siege {
-    node: Node,
-    resident: u64,
-    stop: watch::Sender<bool>,
-    honest: JoinHandle<u64>,
-}
+/// A siege of a node whose gateway speaks TLS.
+type Siege = super::Siege<()>;
 
 impl Siege {
-    async fn lay() -> Self {
+    async fn over_tls() -> Self {
         let files = [("gateway.tls.cert_file", file("cert.pem")), ("gateway.tls.key_file", file("key.pem"))];
         let plan = files.iter().fold(hasty(), |plan, (key, path)| plan.set(key, path));
         let mut node = plan.prepare();
@@ -48,24 +42,8 @@ impl Siege {
             poll.tick().await;
             assert!(Instant::now() < deadline, "the node is not ready\n{}", node.log());
         }
-        let (stop, stopped) = watch::channel(false);
-        let honest = tokio::spawn(serve_honest(node.gateway, stopped));
-        let resident = node.resident();
-        Self { node, resident, stop, honest }
-    }
-
-    async fn lift(self, may_grow_mib: u64) {
-        self.stop.send(true).expect("the honest client runs");
-        let served = self.honest.await.expect("the honest client was served to the end");
-        assert!(served >= 3, "{served} honest requests");
-        let grown = self.node.resident().saturating_sub(self.resident) >> 20;
-        assert!(grown <= may_grow_mib, "memory grew by {grown} MiB");
-        let log = self.node.whole_log();
-        assert!(!log.contains("panicked"), "something panicked:\n{}", self.node.log());
-    }
-
-    async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.node.gateway).await.expect("a connection")
+        let gateway = node.gateway;
+        Self::around(node, (), |stopped| serve_honest(gateway, stopped))
     }
 
     /// Shakes hands, offering these protocols.
@@ -109,7 +87,7 @@ async fn serve_honest(gateway: std::net::SocketAddr, mut stopped: watch::Receive
 
 #[tokio::test(flavor = "multi_thread")]
 async fn handshakes_that_do_not_end_and_what_is_no_handshake_are_cut_off() {
-    let siege = Siege::lay().await;
+    let siege = Siege::over_tls().await;
     let hello = {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
@@ -172,7 +150,7 @@ async fn handshakes_that_do_not_end_and_what_is_no_handshake_are_cut_off() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_protocol_nobody_offers_is_refused_and_another_than_agreed_is_no_way_in() {
-    let siege = Siege::lay().await;
+    let siege = Siege::over_tls().await;
     let refused = siege.shake(&["spdy/1"]).await.expect_err("no common protocol").to_string();
     assert!(refused.contains("NoApplicationProtocol"), "{refused}");
     // h2 agreed upon and HTTP/1.1 spoken, and the other way round: answered as usual or closed, never anything else.
@@ -191,7 +169,7 @@ async fn a_protocol_nobody_offers_is_refused_and_another_than_agreed_is_no_way_i
 
 #[tokio::test(flavor = "multi_thread")]
 async fn floods_and_drips_of_http_2_are_ended_over_tls_too() {
-    let siege = Siege::lay().await;
+    let siege = Siege::over_tls().await;
     for _ in 0..3 {
         let (_, code) = siege.attack().await.flood(reset, 50_000).await;
         assert!(matches!(code, Some(ENHANCE_YOUR_CALM) | None), "{code:?}");

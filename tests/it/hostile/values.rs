@@ -30,7 +30,7 @@ fn pointer(answer: &Answer) -> &str {
 #[tokio::test(flavor = "multi_thread")]
 async fn json_at_its_edges_is_refused_and_named() {
     let siege = Siege::lay(hasty()).await;
-    let token = siege.person.api.token().to_owned();
+    let token = siege.who.api.token().to_owned();
     let nested = |depth: usize| format!(r#"{{"display_name":{}1{}}}"#, "[".repeat(depth), "]".repeat(depth));
     let table: Vec<(Vec<u8>, u16, &str)> = vec![
         (b"".to_vec(), 400, ""),
@@ -72,7 +72,7 @@ async fn json_at_its_edges_is_refused_and_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn numbers_of_money_and_quantity_keep_their_bounds() {
     let siege = Siege::lay(hasty()).await;
-    let (api, token) = (&siege.person.api, siege.person.api.token().to_owned());
+    let (api, token) = (&siege.who.api, siege.who.api.token().to_owned());
     let plus = plan(api, "Plus").await;
     let id = plus["id"].as_str().expect("an id").to_owned();
     let edges = [
@@ -139,8 +139,8 @@ async fn numbers_of_money_and_quantity_keep_their_bounds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_of_another_kind_and_forged_cursors_find_nothing() {
     let siege = Siege::lay(hasty()).await;
-    let api = &siege.person.api;
-    let user = siege.person.id.clone();
+    let api = &siege.who.api;
+    let user = siege.who.id.clone();
     let twisted = [
         user.clone(),
         user.to_uppercase(),

@@ -48,7 +48,7 @@ async fn open(siege: &Siege) -> TcpStream {
 
 async fn connected(siege: &Siege) -> TcpStream {
     let mut stream = open(siege).await;
-    let connect = json!({ "id": 1, "connect": { "token": siege.person.api.token() } }).to_string();
+    let connect = json!({ "id": 1, "connect": { "token": siege.who.api.token() } }).to_string();
     stream.write_all(&frame(FIN | TEXT, connect.as_bytes())).await.expect("written");
     let mut answer = [0; 2];
     stream.read_exact(&mut answer).await.expect("a reply");
@@ -95,8 +95,8 @@ async fn what_is_no_frame_or_no_command_ends_the_connection() {
         drain(&mut stream).await;
         println!("{what}: ended");
     }
-    let mut listener = Socket::open(siege.node.gateway, siege.person.api.token()).await;
-    assert_eq!(listener.rpc("getMe", json!({})).await["rpc"]["data"]["id"], siege.person.id.as_str());
+    let mut listener = Socket::open(siege.node.gateway, siege.who.api.token()).await;
+    assert_eq!(listener.rpc("getMe", json!({})).await["rpc"]["data"]["id"], siege.who.id.as_str());
     siege.lift(64).await;
 }
 

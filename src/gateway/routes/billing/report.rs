@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::actors::billing::census::{Report, report};
-use crate::gateway::{Access, Call, Endpoint, LimitClass, Reply};
+use crate::gateway::{Access, Call, Endpoint, Reply};
 use crate::kernel::Error;
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
@@ -27,9 +27,7 @@ pub(super) fn admin_endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::post("/admin/v1/billing/report/rebuild", "rebuildBillingReport")
             .summary("Forget the counts of the billing report and count everything again")
-            .tag("operations")
-            .access(Access::Operator)
-            .limit(LimitClass::Unlimited)
+            .operations()
             .deadline(Duration::from_secs(3600))
             .response::<Rebuilt>(200, "Counted again")
             .handle(rebuild),
