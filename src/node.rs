@@ -143,6 +143,7 @@ async fn open_groups(settings: &Settings, network: Network, founder: bool) -> Re
     let (dir, storage) = (settings.node.data_dir.clone(), &settings.storage);
     let wal = WalOptions { segment_bytes: storage.wal_segment_bytes, ..WalOptions::default() };
     let store = StoreOptions {
+        compact_min_bytes: storage.compact_min_bytes,
         cache_bytes: storage.cache_bytes,
         flush_every: Duration::from_millis(storage.flush_interval_ms),
         shard: StateOptions {

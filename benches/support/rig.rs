@@ -125,6 +125,7 @@ async fn groups(dir: &Path, settings: &Settings) -> Groups {
     let overlay_bytes = usize::try_from(overlay_bytes).expect("fits");
     let store = StoreOptions {
         cache_bytes: storage.cache_bytes,
+        compact_min_bytes: storage.compact_min_bytes,
         flush_every: Duration::from_millis(storage.flush_interval_ms),
         shard: StateOptions { overlay_bytes, ..StateOptions::default() },
     };

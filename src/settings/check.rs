@@ -178,6 +178,7 @@ fn runtime(settings: &Settings, faults: &mut Vec<Fault>) {
     range(faults, "storage.flush_interval_ms", storage.flush_interval_ms, 10..=MINUTE_MS);
     range(faults, "storage.overlay_max_bytes", storage.overlay_max_bytes, 1 << 20..=1 << 36);
     range(faults, "storage.cache_bytes", storage.cache_bytes, 1 << 20..=1 << 40);
+    range(faults, "storage.compact_min_bytes", storage.compact_min_bytes, 1..=1 << 50);
     range(faults, "storage.min_free_bytes", storage.min_free_bytes, 0..=1 << 50);
     range(faults, "storage.snapshot_interval_seconds", storage.snapshot_interval_seconds, 1..=7 * 86_400);
     range(faults, "storage.snapshots_kept", storage.snapshots_kept, 1..=100);

@@ -157,6 +157,7 @@ pub struct Storage {
     pub flush_interval_ms: u64,
     pub overlay_max_bytes: u64,
     pub cache_bytes: u64,
+    pub compact_min_bytes: u64,
     pub snapshot_interval_seconds: u64,
     pub min_free_bytes: u64,
     pub snapshots_kept: usize,

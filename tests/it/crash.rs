@@ -51,7 +51,7 @@ const COMMAND: [Point; 19] = [
     ("clock.advanced", 4),
 ];
 
-const STORAGE: [Point; 25] = [
+const STORAGE: [Point; 28] = [
     ("wal.before_write", 120),
     ("wal.written", 120),
     ("wal.synced", 120),
@@ -77,6 +77,9 @@ const STORAGE: [Point; 25] = [
     ("snapshot.named", 6),
     ("snapshot.old_removed", 6),
     ("purge.before", 4),
+    ("compact.complete", 1),
+    ("compact.set_aside", 1),
+    ("compact.named", 1),
 ];
 
 const PEOPLE: [Point; 13] = [
@@ -101,6 +104,7 @@ fn plan() -> Plan {
         .set("storage.wal_segment_bytes", "1048576")
         .set("storage.flush_interval_ms", "150")
         .set("storage.snapshot_interval_seconds", "1")
+        .set("storage.compact_min_bytes", "1048576")
 }
 
 /// Ends one node at each point in turn, then compares it with the model.

@@ -22,6 +22,7 @@ async fn start(dir: &Path, settings: GroupSettings) -> Result<Groups, RaftGroupE
     let options = StoreOptions {
         cache_bytes: 16 << 20,
         flush_every: Duration::from_millis(40),
+        compact_min_bytes: 1 << 20,
         shard: StateOptions { overlay_bytes: 4 << 20, ..StateOptions::default() },
     };
     let store = StateStore::open(dir, options)?;

@@ -12,7 +12,12 @@ const SHARD: ShardId = ShardId(1);
 
 fn open(dir: &std::path::Path) -> (Arc<StateStore>, Arc<ShardState>) {
     let shard = StateOptions { feed_keep: 4, overlay_bytes: 1 << 20 };
-    let options = StoreOptions { cache_bytes: 8 << 20, flush_every: Duration::from_secs(3600), shard };
+    let options = StoreOptions {
+        cache_bytes: 8 << 20,
+        flush_every: Duration::from_secs(3600),
+        compact_min_bytes: 1 << 40,
+        shard,
+    };
     let store = StateStore::open(dir, options).unwrap();
     let state = store.shard(SHARD).unwrap();
     (store, state)
@@ -68,6 +73,11 @@ proptest! {
                     (store, state) = open(dir.path());
                     flushed = model.index;
                 }
+                // The database is rewritten bit by bit, or to the end, while all goes on.
+                5..=7 => {
+                    if let Some(done) = store.compact_slice(64) { done.unwrap(); }
+                }
+                8 => while store.compact_slice(64).transpose().unwrap().is_none() {},
                 _ => {}
             }
             model.check(&state);
@@ -133,6 +143,45 @@ fn a_damaged_database_answers_right_or_not_at_all() {
             }
         }
     }
+}
+
+#[test]
+fn a_copy_follows_what_is_written_while_it_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, state) = open(dir.path());
+    let write = |index: u64, key: u8, bytes: Option<usize>| {
+        let value = bytes.map(|bytes| vec![key; bytes]);
+        let changes = vec![Change::Row { table: "t".into(), key: vec![key], value }];
+        let batch = Batch { changes, ..batch("a", index - 1) };
+        assert_eq!(state.apply(index, &[Op::Batch(Box::new(batch))]).unwrap(), [OpOutcome::Applied]);
+        store.flush().unwrap();
+    };
+    for key in 0..200u8 {
+        write(u64::from(key) + 1, key, Some(1000));
+    }
+    // Half of the rows are copied; then rows before and after that point change, grow beyond a page, and go.
+    assert!((0..100).all(|_| store.compact_slice(1000).is_none()));
+    let ways = [Some(10), None, Some(100_000), Some(70_000), None, Some(5)];
+    for (index, (key, bytes)) in (201..).zip([3, 5, 8, 150, 160, 199].into_iter().zip(ways)) {
+        write(index, key, bytes);
+        assert!(store.compact_slice(100).is_none());
+    }
+    let done = loop {
+        if let Some(done) = store.compact_slice(1000) {
+            break done.unwrap();
+        }
+    };
+    assert!(done.values >= 198, "{done:?}");
+    assert!(!dir.path().join("state.compacting").exists() && !dir.path().join("state.before-compacting").exists());
+    let before = dump(&state).unwrap();
+    write(207, 1, Some(20));
+    let after = dump(&state).unwrap();
+    assert_ne!(before, after);
+    store.close().unwrap();
+    drop((store, state));
+    let (store, state) = open(dir.path());
+    assert!(!store.rebuilding());
+    assert_eq!(dump(&state).unwrap(), after);
 }
 
 #[test]

@@ -43,6 +43,11 @@ impl Layers {
         Self { base: Some(base), ..Self::default() }
     }
 
+    /// The same content in another database.
+    pub(super) fn rebase(&mut self, base: Base) {
+        self.base = Some(base);
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.dirty_bytes + self.flushing_bytes
     }

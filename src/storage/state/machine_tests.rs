@@ -16,7 +16,7 @@ struct Stores;
 
 fn store(dir: &std::path::Path) -> (Arc<StateStore>, ShardMachine) {
     let options =
-        StoreOptions { cache_bytes: 8 << 20, flush_every: Duration::from_secs(3600), shard: StateOptions::default() };
+        StoreOptions { cache_bytes: 8 << 20, flush_every: Duration::from_secs(3600), ..StoreOptions::default() };
     let store = StateStore::open(dir, options).unwrap();
     let state = store.shard(ShardId(3)).unwrap();
     (Arc::clone(&store), ShardMachine::new(dir, store, state, 2).unwrap())

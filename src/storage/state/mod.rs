@@ -11,6 +11,7 @@ mod base;
 mod compact;
 #[cfg(test)]
 mod crash_tests;
+mod database;
 mod keys;
 mod layers;
 mod machine;
@@ -312,6 +313,11 @@ impl ShardState {
         inner.durable = durable;
         drop(inner);
         self.drained.notify_waiters();
+    }
+
+    /// What lies below has moved to another database.
+    fn rebase(&self, base: Base) {
+        self.lock_write().layers.rebase(base);
     }
 
     fn fail(&self) {

@@ -8,29 +8,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use std::{fs, io, thread};
+use std::{fs, thread};
 
 use tokio::sync::watch;
 
 use crate::kernel::{ShardId, fail_point};
-use crate::storage::sync_range;
 
 use super::base::{Base, Damage};
+use super::compact::Compacting;
 use super::layers::Changes;
 use super::redo::{Redo, Round};
-use super::{Inner, ShardState, StateError, StateOptions, compact, keys};
+use super::{Inner, ShardState, StateError, StateOptions, compact, database, keys};
 
 /// The file that says that the database is damaged.
 pub(super) const DAMAGED: &str = "state.damaged";
-/// What the names of trees begin with; the shard follows.
-pub(super) const TREE: &str = "shard-";
-
-const LOCK_TRIES: u32 = 40;
-const LOCK_PAUSE: Duration = Duration::from_millis(25);
 
 /// How the state store of a node is set up.
 #[derive(Debug, Clone, Copy)]
@@ -38,26 +33,33 @@ pub struct StoreOptions {
     pub cache_bytes: u64,
     /// The longest a change waits in memory.
     pub flush_every: Duration,
+    /// Size of the database from which it is rewritten when most of it is of no use any more.
+    pub compact_min_bytes: u64,
     pub shard: StateOptions,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { cache_bytes: 128 << 20, flush_every: Duration::from_secs(1), shard: StateOptions::default() }
+        Self {
+            cache_bytes: 128 << 20,
+            flush_every: Duration::from_secs(1),
+            compact_min_bytes: 256 << 20,
+            shard: StateOptions::default(),
+        }
     }
 }
 
 /// The state store of a node.
 pub struct StateStore {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     flusher: Mutex<Option<JoinHandle<()>>>,
     rebuilding: bool,
 }
 
-struct Shared {
-    db: sled::Db,
-    options: StoreOptions,
-    damage: Arc<Damage>,
+pub(super) struct Shared {
+    pub(super) data_dir: PathBuf,
+    pub(super) options: StoreOptions,
+    pub(super) damage: Arc<Damage>,
     /// Held by whoever writes sled: a flush or the installation of a snapshot.
     gate: Mutex<Gate>,
     /// A snapshot was finished.
@@ -66,9 +68,11 @@ struct Shared {
     failed: watch::Sender<Option<String>>,
 }
 
-struct Gate {
+pub(super) struct Gate {
+    pub(super) db: sled::Db,
+    pub(super) compacting: Compacting,
     redo: Redo,
-    shards: BTreeMap<ShardId, Arc<ShardState>>,
+    pub(super) shards: BTreeMap<ShardId, Arc<ShardState>>,
     /// Shards whose tree is being read for a snapshot and must not change meanwhile.
     paused: BTreeSet<ShardId>,
 }
@@ -143,31 +147,37 @@ impl StateStore {
         let path = data_dir.join("state");
         let mut rebuilding = damage.reported();
         if rebuilding {
-            set_aside(&path, "a damaged value was found earlier")?;
+            database::set_aside(&path, "a damaged value was found earlier")?;
             damage.clear()?;
         }
-        let db = match open_sled(&path, options.cache_bytes) {
+        let db = match database::open(&path, options.cache_bytes) {
             Ok(db) => db,
             Err(StateError::Sled(sled::Error::Io(error))) => return Err(error.into()),
             Err(error) => {
-                set_aside(&path, &error.to_string())?;
+                database::set_aside(&path, &error.to_string())?;
                 rebuilding = true;
-                open_sled(&path, options.cache_bytes)?
+                database::open(&path, options.cache_bytes)?
             }
         };
         let (redo, last) = Redo::open(&path)?;
         fs::File::open(data_dir)?.sync_all()?;
         let shared = Arc::new(Shared {
-            db,
+            data_dir: data_dir.to_owned(),
             options,
             damage,
-            gate: Mutex::new(Gate { redo, shards: BTreeMap::new(), paused: BTreeSet::new() }),
+            gate: Mutex::new(Gate {
+                db,
+                compacting: Compacting::default(),
+                redo,
+                shards: BTreeMap::new(),
+                paused: BTreeSet::new(),
+            }),
             unpaused: Condvar::new(),
             wake: Arc::default(),
             failed,
         });
         rebuilding |= shared.write_again(last)?;
-        shared.look_through()?;
+        shared.look_through(&shared.gate())?;
         let flusher = thread::Builder::new().name("state-flusher".into()).spawn({
             let shared = Arc::clone(&shared);
             move || shared.run()
@@ -191,7 +201,7 @@ impl StateStore {
         if let Some(state) = gate.shards.get(&shard) {
             return Ok(Arc::clone(state));
         }
-        let base = self.shared.base(shard)?;
+        let base = self.shared.base(&gate, shard)?;
         let wake = Arc::clone(&self.shared.wake);
         let state = Arc::new(ShardState::open(shard, self.shared.options.shard, base, wake)?);
         gate.shards.insert(shard, Arc::clone(&state));
@@ -236,7 +246,7 @@ impl StateStore {
         let base = {
             let mut gate = self.shared.gate_of(shard);
             self.shared.round(&mut gate)?;
-            let base = self.shared.base(shard)?;
+            let base = self.shared.base(&gate, shard)?;
             gate.paused.insert(shard);
             base
         };
@@ -252,14 +262,16 @@ impl StateStore {
         fill: impl FnOnce(&Base) -> Result<(), StateError>,
     ) -> Result<(), StateError> {
         let mut gate = self.shared.gate_of(state.shard());
-        let base = self.shared.base(state.shard())?;
+        // A copy would lack what comes now.
+        gate.compacting.abandon("a snapshot of a shard is installed");
+        let base = self.shared.base(&gate, state.shard())?;
         state.replace(|| {
             gate.redo.clear()?;
             base.write(&keys::header(), None)?;
-            self.shared.db.flush()?;
+            gate.db.flush()?;
             base.0.clear()?;
             fill(&base)?;
-            self.shared.db.flush()?;
+            gate.db.flush()?;
             Ok(base.clone())
         })
     }
@@ -276,7 +288,7 @@ impl StateStore {
             let length = fs::metadata(&next).unwrap().len();
             fs::File::options().write(true).open(&next).unwrap().set_len(length - 1).unwrap();
         }
-        let base = self.shared.base(round.shard).unwrap();
+        let base = self.shared.base(&gate, round.shard).unwrap();
         for (key, value) in round.changes.iter().take(steps) {
             base.write(key, value.as_deref()).unwrap();
         }
@@ -300,7 +312,7 @@ impl Drop for StateStore {
 }
 
 impl Shared {
-    fn gate(&self) -> MutexGuard<'_, Gate> {
+    pub(super) fn gate(&self) -> MutexGuard<'_, Gate> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -310,17 +322,16 @@ impl Shared {
         gate.unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn base(&self, shard: ShardId) -> Result<Base, StateError> {
-        let tree = self.db.open_tree(format!("{TREE}{shard}"))?;
-        Ok(Base(tree, Arc::clone(&self.damage)))
+    pub(super) fn base(&self, gate: &Gate, shard: ShardId) -> Result<Base, StateError> {
+        Ok(Base(database::tree(&gate.db, shard)?, Arc::clone(&self.damage)))
     }
 
     /// Writes the round that a crash may have left half-written.
     /// True when a shard had lost what it confirmed and is to be rebuilt.
     fn write_again(&self, rounds: Vec<Round<Changes>>) -> Result<bool, StateError> {
-        let mut lost = false;
+        let (mut lost, gate) = (false, self.gate());
         for round in rounds {
-            let base = self.base(round.shard)?;
+            let base = self.base(&gate, round.shard)?;
             let held = base.header()?.and_then(|header| header.applied);
             if held == round.follows || held == round.header.applied {
                 write_round(&base, &round.changes, &round.header.encode()?)?;
@@ -331,14 +342,14 @@ impl Shared {
                 lost = true;
             }
         }
-        self.db.flush()?;
+        gate.db.flush()?;
         Ok(lost)
     }
 
     /// Reads what opening a shard reads, so that damage there is found before anything stands on it.
-    fn look_through(&self) -> Result<(), StateError> {
-        for name in self.db.tree_names().iter().filter(|name| name.starts_with(TREE.as_bytes())) {
-            Inner::over(Base(self.db.open_tree(name)?, Arc::clone(&self.damage)))?;
+    fn look_through(&self, gate: &Gate) -> Result<(), StateError> {
+        for shard in database::shards(&gate.db) {
+            Inner::over(self.base(gate, shard)?)?;
         }
         Ok(())
     }
@@ -355,10 +366,11 @@ impl Shared {
                     return tracing::error!("the state store panicked; the node must stop");
                 }
             }
+            self.compact_some();
         }
     }
 
-    fn fail(&self, gate: &Gate, why: &str) {
+    pub(super) fn fail(&self, gate: &Gate, why: &str) {
         self.failed.send_if_modified(|failed| {
             // The first reason is the one to know.
             let first = failed.is_none();
@@ -370,7 +382,7 @@ impl Shared {
         }
     }
 
-    fn round(&self, gate: &mut Gate) -> Result<(), StateError> {
+    pub(super) fn round(&self, gate: &mut Gate) -> Result<(), StateError> {
         if self.failed.borrow().is_some() {
             return Err(StateError::Failed);
         }
@@ -396,10 +408,11 @@ impl Shared {
         gate.redo.write(&rounds)?;
         fail_point::reach("flush.redo_synced");
         for round in rounds.iter().filter(|round| round.header.applied != round.follows) {
-            write_round(&self.base(round.shard)?, &round.changes, &round.header.encode()?)?;
+            write_round(&self.base(gate, round.shard)?, &round.changes, &round.header.encode()?)?;
+            gate.compacting.follow(round.shard, &round.changes);
         }
         fail_point::reach("flush.written");
-        self.db.flush()?;
+        gate.db.flush()?;
         fail_point::reach("flush.durable");
         for (state, round) in gate.shards.values().zip(rounds) {
             state.flushed(round.header);
@@ -414,60 +427,4 @@ fn write_round(base: &Base, changes: &Changes, header: &[u8]) -> Result<(), Stat
         fail_point::reach("flush.half_written");
     }
     base.write(&keys::header(), Some(header))
-}
-
-pub(super) fn open_sled(path: &Path, cache_bytes: u64) -> Result<sled::Db, StateError> {
-    sync_range::ensure_linked()?;
-    fs::create_dir_all(path)?;
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        // A half-written file of sled's own that it would trust after a power cut.
-        if name.to_str().is_some_and(|name| name.starts_with("snap.") && name.ends_with(".generating")) {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    let config = sled::Config::new()
-        .path(path)
-        .mode(sled::Mode::HighThroughput)
-        .segment_size(16 << 20)
-        .cache_capacity(cache_bytes)
-        .flush_every_ms(None);
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        match catch_unwind(AssertUnwindSafe(|| config.open())) {
-            // sled lets go of its lock a little after the last handle is dropped.
-            Ok(Err(sled::Error::Io(error))) if tries < LOCK_TRIES && error.to_string().contains("acquire lock") => {
-                pause(LOCK_PAUSE);
-            }
-            Ok(opened) => return Ok(opened?),
-            Err(_) => return Err(StateError::Corrupt { what: "the database", key: Vec::new() }),
-        }
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "opening blocks its caller anyway")]
-fn pause(time: Duration) {
-    thread::sleep(time);
-}
-
-fn set_aside(path: &Path, why: &str) -> Result<(), StateError> {
-    let mut number = 1u32;
-    let aside = loop {
-        let aside = path.with_file_name(format!("state.damaged-{number}"));
-        if !aside.exists() {
-            break aside;
-        }
-        number += 1;
-    };
-    match fs::rename(path, &aside) {
-        Ok(()) => {
-            tracing::error!(why, kept = %aside.display(),
-                "the state database is damaged; it was set aside and is rebuilt from local snapshots and the log");
-            Ok(())
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }

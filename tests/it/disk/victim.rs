@@ -75,6 +75,7 @@ fn open_store(directory: &Path) -> Arc<StateStore> {
     let options = StoreOptions {
         cache_bytes: 4 << 20,
         flush_every: Duration::from_millis(30),
+        compact_min_bytes: 1 << 20,
         shard: StateOptions { feed_keep: 50, overlay_bytes: 4 << 20 },
     };
     let store = StateStore::open(directory, options).expect("the state store opens");

@@ -25,6 +25,7 @@ pub fn busy_disk() -> Plan {
         .set("storage.wal_segment_bytes", "1048576")
         .set("storage.flush_interval_ms", "50")
         .set("storage.snapshot_interval_seconds", "1")
+        .set("storage.compact_min_bytes", "1048576")
 }
 
 #[tokio::test(flavor = "multi_thread")]
