@@ -10,7 +10,6 @@ mod edge;
 mod gate;
 mod members;
 mod providers;
-pub mod secrets;
 mod services;
 
 use std::collections::BTreeMap;

@@ -75,7 +75,7 @@ impl Admin {
         if !base.starts_with("http://") && !base.starts_with("https://") {
             return Err(url("expected http://HOST:PORT or https://HOST:PORT".to_owned()));
         }
-        let client = secured(args, reqwest::Client::builder().timeout(TIMEOUT))?;
+        let client = secured(args, reqwest::Client::builder().connect_timeout(TIMEOUT).read_timeout(TIMEOUT))?;
         let client = client.build().map_err(|e| url(root_cause(&e)))?;
         Ok(Self { token: read_token(&args.token_file)?, base, client })
     }
@@ -91,7 +91,7 @@ impl Admin {
     /// POSTs JSON to a path of the admin endpoint, or DELETEs it without a body.
     pub async fn change(&self, method: reqwest::Method, path: &str, body: Option<&Value>) -> Result<Value, AdminError> {
         let url = format!("{}{path}", self.base);
-        let request = self.client.request(method, &url).bearer_auth(self.token.expose());
+        let request = self.client.request(method, &url).bearer_auth(self.token.expose()).timeout(TIMEOUT);
         let request = body.into_iter().fold(request, |request, body| request.json(body));
         let response = answered(request, url).await?;
         let url = response.url().to_string();
@@ -101,7 +101,11 @@ impl Admin {
 
     /// Streams a path of the admin endpoint into `output`; answers the number of bytes.
     pub async fn download(&self, path: &str, output: &mut impl Write) -> Result<u64, CliError> {
-        let mut response = self.ask(path).await?;
+        let response = self.ask(path).await?;
+        self.keep(response, output).await
+    }
+
+    async fn keep(&self, mut response: reqwest::Response, output: &mut impl Write) -> Result<u64, CliError> {
         let url = response.url().to_string();
         let mut bytes = 0;
         while let Some(chunk) = response.chunk().await.map_err(|e| unreachable(&url, &e))? {
@@ -109,6 +113,13 @@ impl Admin {
             bytes += chunk.len() as u64;
         }
         Ok(bytes)
+    }
+
+    /// POSTs JSON to a path of the admin endpoint and streams the answer into `output`.
+    pub async fn receive(&self, path: &str, body: &Value, output: &mut impl Write) -> Result<u64, CliError> {
+        let url = format!("{}{path}", self.base);
+        let request = self.client.post(&url).bearer_auth(self.token.expose()).json(body);
+        self.keep(answered(request, url).await?, output).await
     }
 
     async fn ask(&self, path: &str) -> Result<reqwest::Response, AdminError> {

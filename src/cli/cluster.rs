@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::CliError;
 use super::admin::{Admin, AdminArgs, AdminError, block_on};
+use super::backup::{self, BackupArgs};
 use super::output::say;
 use super::table::{cell, render};
 
@@ -16,6 +17,8 @@ Examples:
   construct cluster token                      lets one more node join
   construct cluster drain 2                    before node 2 is stopped for a while
   construct cluster remove 2                   node 2 does not come back
+  construct cluster backup /backups --backup-key-file backup.key
+  construct cluster backups /backups --backup-key-file backup.key
   construct cluster members --admin http://10.0.0.7:8081 --token-file /etc/construct/admin-token";
 
 #[derive(Debug, Subcommand)]
@@ -60,6 +63,24 @@ pub enum ClusterCommand {
     },
     /// Wait until every shard is where it should be and led by whom it should be
     Rebalance(AdminArgs),
+    /// Take a backup of the whole cluster while it serves, sealed under your key
+    Backup {
+        #[command(flatten)]
+        backup: BackupArgs,
+        /// Take every shard, also those that have not changed since the newest backup of the directory
+        #[arg(long)]
+        full: bool,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// List the backups of a directory, each read to its end; needs no node
+    Backups {
+        #[command(flatten)]
+        backup: BackupArgs,
+        /// Print JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 pub fn run(command: &ClusterCommand) -> Result<(), CliError> {
@@ -79,6 +100,8 @@ pub fn run(command: &ClusterCommand) -> Result<(), CliError> {
             ClusterCommand::Remove { node, admin } => {
                 change(admin, Method::DELETE, &format!("/admin/v1/nodes/{node}"), None).await
             }
+            ClusterCommand::Backup { backup, full, admin } => backup::take(backup, *full, admin).await,
+            ClusterCommand::Backups { backup, json } => backup::list(backup, *json),
             ClusterCommand::Rebalance(admin) => change(admin, Method::POST, "/admin/v1/rebalance", None).await,
         }
     })??;

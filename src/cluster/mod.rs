@@ -1,5 +1,6 @@
 //! Shards as Raft groups, where they should be and what takes them there, and the links between nodes.
 
+pub mod backup;
 pub mod coordinator;
 pub mod entities;
 pub mod join;
@@ -7,3 +8,4 @@ pub mod link;
 pub mod operations;
 pub mod placement;
 pub mod raft;
+pub mod secrets;

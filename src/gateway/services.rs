@@ -7,6 +7,7 @@ use crate::actors::billing::census;
 use crate::actors::compliance::Compliance;
 use crate::actors::identity::Authority;
 use crate::actors::runtime::{Router, Runtime};
+use crate::cluster::backup::Backups;
 use crate::cluster::coordinator::Coordinator;
 use crate::cluster::link::Link;
 use crate::kernel::Clock;
@@ -24,6 +25,7 @@ pub struct Services {
     pub census: Arc<census::Taker>,
     pub realtime: Arc<Realtime>,
     pub cluster: Arc<Coordinator>,
+    pub backups: Arc<Backups>,
     /// The way to other nodes, if there is one.
     pub link: Option<Link>,
     /// Identifies this sender to push services; browsers subscribe to its public half.

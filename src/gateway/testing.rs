@@ -29,6 +29,7 @@ use crate::actors::runtime::log::ShardLog;
 use crate::actors::runtime::sealer::Sealer;
 use crate::actors::runtime::testing::MemoryLog;
 use crate::actors::runtime::{Runtime, RuntimeOptions, RuntimeParts};
+use crate::cluster::backup::Backups;
 use crate::cluster::coordinator::Coordinator;
 use crate::kernel::{Error, Principal, Secret, ShardId};
 use crate::providers::Provider;
@@ -94,6 +95,7 @@ pub async fn services(settings: Settings) -> Arc<Services> {
     let vapid = Arc::new(VapidKey::ephemeral().expect("a key"));
     let runtime = Arc::new(runtime);
     let (cluster, link) = (Arc::new(Coordinator::new(router.clone())), None);
+    let backups = Arc::new(Backups::new(router.clone(), settings.node.data_dir.clone(), [0; 16], 2, u64::MAX));
     Arc::new(Services {
         settings,
         clock,
@@ -104,6 +106,7 @@ pub async fn services(settings: Settings) -> Arc<Services> {
         census,
         realtime,
         cluster,
+        backups,
         link,
         vapid,
     })

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use zeroize::Zeroizing;
 
-use super::secrets;
 use crate::actors::members::{self, Command, Member, Members};
 use crate::actors::runtime::Router;
 use crate::cluster::join::{Applicant, Gate, Grant, Refused};
+use crate::cluster::secrets;
 use crate::kernel::{ErrorCode, Origin};
 
 /// Asks the members entity.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::gate::Admission;
-use super::{NodeError, failed, secrets};
+use super::{NodeError, failed};
 use crate::actors::members::Member;
 use crate::actors::runtime::Runtime;
 use crate::cluster::coordinator::Coordinator;
@@ -17,6 +17,7 @@ use crate::cluster::entities::{EntityLane, HandlerCell};
 use crate::cluster::join::{self, JoinSettings};
 use crate::cluster::link::{Authority, Link};
 use crate::cluster::raft::{Formation, Groups, adopt};
+use crate::cluster::secrets;
 use crate::kernel::{Error, ErrorCode, Secret};
 use crate::providers::keys::KeyWrapper;
 use crate::settings::Settings;

@@ -18,7 +18,8 @@ use crate::actors::runtime::feed::FeedConsumer;
 use crate::actors::runtime::kinds::Kinds;
 use crate::actors::runtime::log::ShardLog;
 use crate::actors::runtime::steady::wall_now;
-use crate::actors::runtime::{Runtime, RuntimeOptions, RuntimeParts};
+use crate::actors::runtime::{Router, Runtime, RuntimeOptions, RuntimeParts};
+use crate::cluster::backup::Backups;
 use crate::cluster::coordinator::Coordinator;
 use crate::cluster::raft::Groups;
 use crate::gateway::Services;
@@ -72,10 +73,29 @@ pub(super) async fn compose(
     realtime.follow();
     let vapid = outside.vapid;
     let link = Some(between.link.clone());
-    let services =
-        Services { settings, clock, router, runtime, identity, compliance, census, realtime, cluster, link, vapid };
+    let backups = Arc::new(backups(&settings, &router, between));
+    let services = Services {
+        settings,
+        clock,
+        router,
+        runtime,
+        identity,
+        compliance,
+        census,
+        realtime,
+        cluster,
+        backups,
+        link,
+        vapid,
+    };
     let source_key = keys.derive("gateway.source").to_vec();
     Ok(Composed { services: Arc::new(services), source_key })
+}
+
+fn backups(settings: &Settings, router: &Router, between: &Between) -> Backups {
+    let (dir, formation) = (settings.node.data_dir.clone(), between.formation);
+    let rate = settings.cluster.snapshot_bytes_per_second;
+    Backups::new(router.clone(), dir, formation.cluster, formation.shards, rate)
 }
 
 /// Starts the shards' actors with their clock, keys and providers; timers and outboxes stand still yet.

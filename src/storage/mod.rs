@@ -1,5 +1,7 @@
-//! What a node keeps on disk: the Raft log of all its shards in one write-ahead log, and their state in sled.
+//! What a node keeps on disk: the Raft log of all its shards in one write-ahead log, and their state in sled. And what is
+//! kept of a whole cluster elsewhere: backups.
 
+pub mod backup;
 pub mod data_dir;
 pub mod seal;
 pub mod state;

@@ -4,6 +4,7 @@
 //! elsewhere, which `scripts/test` installs.
 
 mod admin_tls;
+mod backup;
 mod census;
 mod cli;
 #[cfg(feature = "peers")]

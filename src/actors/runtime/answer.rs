@@ -15,6 +15,8 @@ use crate::kernel::{Clock, EntityId, Error, ErrorCode, Op, ShardId};
 
 /// Due timers looked at to find the next one; more than these are only due together when they are put off.
 const LOOK_AHEAD: usize = 4096;
+/// Bytes of a backup read at once.
+const CUT_PIECE: usize = 256 << 10;
 
 impl Router {
     /// Answers on the shard that this node leads.
@@ -63,6 +65,18 @@ impl Router {
                 shard.barrier().await?;
                 let replica = self.replica(state.shard()).ok_or_else(Error::internal)?;
                 Ok(Answer::Report(replica.report()))
+            }
+            Question::Cut(id) => match shard.parts.log.cut(shard.parts.term, *id).await {
+                Ok(position) => Ok(Answer::Cut(position)),
+                Err(LogError::NotLeader { .. }) => Err(Undelivered::Moved),
+                Err(error) => Err(Error::unavailable(format!("A shard cannot be held still: {error}.")).into()),
+            },
+            Question::Release(id) => Ok(Answer::Released(shard.parts.log.release(shard.parts.term, *id).await)),
+            Question::ReadCut { id, offset } => {
+                let piece = shard.parts.log.read_cut(*id, *offset, CUT_PIECE).await;
+                Ok(Answer::Piece(
+                    piece.map_err(|why| Error::unavailable(format!("The backup of a shard is gone: {why}.")))?,
+                ))
             }
         }
     }

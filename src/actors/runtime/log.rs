@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 use crate::kernel::{Error, Op, OpOutcome, ShardId, Timestamp};
-use crate::storage::state::{ShardState, StateError};
+use crate::storage::state::{LogPosition, ShardState, StateError};
+
+/// Names a backup while it is taken.
+pub type CutId = [u8; 16];
 
 /// Why an operation did not commit here.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -149,6 +152,28 @@ pub trait ShardLog: Send + Sync + 'static {
     /// # Errors
     /// [`LogError`] when this node cannot prove it.
     async fn read_barrier(&self, term: u64) -> Result<(), LogError>;
+
+    /// Holds back whatever is proposed from now on, until [`ShardLog::release`] or for a short while, and begins to set
+    /// aside what is applied by now: everything acknowledged. Answers up to where that is.
+    ///
+    /// # Errors
+    /// [`LogError`] when this node does not lead in `term`, or not everything is applied in time.
+    async fn cut(&self, _term: u64, _id: CutId) -> Result<Option<LogPosition>, LogError> {
+        Err(LogError::Stopped)
+    }
+
+    /// Ends a hold; whether it lasted, in `term`, from the answer of [`ShardLog::cut`] until now.
+    async fn release(&self, _term: u64, _id: CutId) -> bool {
+        false
+    }
+
+    /// A piece of what was set aside, as a snapshot file holds it; empty at its end.
+    ///
+    /// # Errors
+    /// Why it is not there.
+    async fn read_cut(&self, _id: CutId, _offset: u64, _limit: usize) -> Result<Vec<u8>, String> {
+        Err("this log sets nothing aside".to_owned())
+    }
 
     /// The shard's applied state. Reads are cheap and synchronous.
     fn state(&self) -> &Arc<ShardState>;

@@ -3,12 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::audit;
-use super::log::ShardReport;
+use super::log::{CutId, ShardReport};
 use super::message::Work;
 use super::router::{Entries, Page};
 use super::shard::Delivered;
 use crate::kernel::codec::{self, CodecError};
 use crate::kernel::{AuditRecord, DedupeKey, EntityId, Error, Origin, Timestamp};
+use crate::storage::state::LogPosition;
 
 const QUESTION: u8 = 0x51;
 const ANSWER: u8 = 0x52;
@@ -35,6 +36,12 @@ pub enum Question {
     Rest(Timestamp),
     /// How the shard stands.
     Report,
+    /// Holds the shard for a backup, and sets aside what it has applied.
+    Cut(CutId),
+    /// Lets the shard go on; whether it was held without a break.
+    Release(CutId),
+    /// A piece of what was set aside.
+    ReadCut { id: CutId, offset: u64 },
 }
 
 impl Question {
@@ -43,14 +50,15 @@ impl Question {
     pub fn repeatable(&self) -> bool {
         match self {
             Self::Deliver { dedupe, .. } => dedupe.is_some(),
-            Self::Audit(_) => false,
+            Self::Audit(_) | Self::Cut(_) | Self::Release(_) => false,
             Self::Rows { .. }
             | Self::Scan { .. }
             | Self::ReadAudit(_)
             | Self::Subject(_)
             | Self::NextDue(_)
             | Self::Rest(_)
-            | Self::Report => true,
+            | Self::Report
+            | Self::ReadCut { .. } => true,
         }
     }
 
@@ -82,6 +90,9 @@ pub enum Answer {
         applied: u64,
     },
     Report(ShardReport),
+    Cut(Option<LogPosition>),
+    Released(bool),
+    Piece(Vec<u8>),
 }
 
 /// # Errors

@@ -15,13 +15,14 @@ use super::audit;
 use super::clock::NodeClock;
 use super::elsewhere::Way;
 use super::kinds::Kinds;
-use super::log::ShardReport;
+use super::log::{CutId, ShardReport};
 use super::message::Work;
 use super::question::{Answer, Question};
 use super::remote::Remote;
 use super::replica::Replica;
 use super::shard::{Delivered, Shard, Undelivered};
 use crate::kernel::{AuditRecord, Clock, DedupeKey, Entity, EntityId, Error, Origin, ShardId, Timestamp, codec};
+use crate::storage::state::LogPosition;
 
 /// How long an operator waits to hear of a shard.
 const REPORT: Duration = Duration::from_secs(2);
@@ -240,6 +241,39 @@ impl Router {
         let until = Instant::now() + REPORT;
         match self.settle(shard, &Question::Report, until).await? {
             Answer::Report(report) => Ok(report),
+            _ => Err(Error::internal()),
+        }
+    }
+
+    /// Holds a shard still and sets aside what it has applied; up to where that is. See [`super::log::ShardLog::cut`].
+    ///
+    /// # Errors
+    /// `unavailable` without a leader, or when it cannot be held.
+    pub async fn cut(&self, shard: ShardId, id: CutId) -> Result<Option<LogPosition>, Error> {
+        match self.question(shard, &Question::Cut(id)).await? {
+            Answer::Cut(position) => Ok(position),
+            _ => Err(Error::internal()),
+        }
+    }
+
+    /// Lets a held shard go on; whether it was held without a break.
+    ///
+    /// # Errors
+    /// `unavailable` without a leader.
+    pub async fn release(&self, shard: ShardId, id: CutId) -> Result<bool, Error> {
+        match self.question(shard, &Question::Release(id)).await? {
+            Answer::Released(lasted) => Ok(lasted),
+            _ => Err(Error::internal()),
+        }
+    }
+
+    /// A piece of what was set aside; empty at its end.
+    ///
+    /// # Errors
+    /// `unavailable` when it is gone.
+    pub async fn read_cut(&self, shard: ShardId, id: CutId, offset: u64) -> Result<Vec<u8>, Error> {
+        match self.question(shard, &Question::ReadCut { id, offset }).await? {
+            Answer::Piece(piece) => Ok(piece),
             _ => Err(Error::internal()),
         }
     }

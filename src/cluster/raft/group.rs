@@ -14,13 +14,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::cut::Cuts;
 use super::leadership;
 use super::network::Network;
 use super::proposer::{Queue, Raft};
 use super::{GroupSettings, RaftGroupError};
-use crate::actors::runtime::log::{Completion, Leadership, LogError, LogStatus, Replica, ShardLog};
+use crate::actors::runtime::log::{Completion, CutId, Leadership, LogError, LogStatus, Replica, ShardLog};
 use crate::kernel::{Op, ShardId, fail_point};
-use crate::storage::state::{ShardMachine, ShardState};
+use crate::storage::state::{LogPosition, ShardMachine, ShardState};
 use crate::storage::types::TypeConfig;
 use crate::storage::wal::GroupLog;
 
@@ -38,6 +39,7 @@ pub struct ShardGroup {
     metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
     machine: ShardMachine,
     queue: Queue,
+    cuts: Cuts,
     leadership: watch::Receiver<Leadership>,
     /// A member that was not heard for this long does not answer.
     silence: Duration,
@@ -81,7 +83,9 @@ impl ShardGroup {
         }
         let limits = (settings.queue_ops, settings.queue_bytes);
         let full = Arc::clone(&settings.disk_full);
-        let (queue, proposer) = Queue::start(shard, raft.clone(), limits, full, stop.clone());
+        let cuts = Cuts::default();
+        let turn = Arc::clone(&cuts.turn);
+        let (queue, proposer) = Queue::start(shard, raft.clone(), limits, full, turn, stop.clone());
         let (mut leadership, watching) = leadership::follow(raft.clone(), stop.clone());
         if only || (!formed && settings.founder) {
             let elected = raft.wait(Some(LEADERSHIP)).current_leader(node, "this node leads").await;
@@ -92,11 +96,23 @@ impl ShardGroup {
         }
         let tasks = std::sync::Mutex::new(vec![proposer, watching, electing]);
         let (metrics, silence) = (raft.metrics(), Duration::from_millis(settings.election_ms.saturating_mul(2)));
-        Ok(Arc::new(Self { shard, raft, metrics, machine, queue, leadership, silence, stop, tasks }))
+        Ok(Arc::new(Self { shard, raft, metrics, machine, queue, cuts, leadership, silence, stop, tasks }))
     }
 
     pub(super) fn silence(&self) -> Duration {
         self.silence
+    }
+
+    pub(super) fn machine(&self) -> &ShardMachine {
+        &self.machine
+    }
+
+    pub(super) fn is_disk_full(&self) -> bool {
+        self.queue.is_disk_full()
+    }
+
+    pub(super) fn cuts(&self) -> &Cuts {
+        &self.cuts
     }
 
     /// What speaks Raft with other nodes.
@@ -238,6 +254,18 @@ impl ShardLog for ShardGroup {
             }
             Err(RaftError::Fatal(_)) => Err(LogError::Stopped),
         }
+    }
+
+    async fn cut(&self, term: u64, id: CutId) -> Result<Option<LogPosition>, LogError> {
+        self.begin_cut(term, id).await
+    }
+
+    async fn release(&self, term: u64, id: CutId) -> bool {
+        self.end_cut(term, id).await
+    }
+
+    async fn read_cut(&self, id: CutId, offset: u64, limit: usize) -> Result<Vec<u8>, String> {
+        self.piece(id, offset, limit).await
     }
 
     fn state(&self) -> &Arc<ShardState> {

@@ -6,6 +6,7 @@
 //! replicas on other nodes. Every node runs every shard's group: one it has no replica of has no members and does nothing
 //! until a leader takes it in.
 
+mod cut;
 mod formation;
 mod group;
 mod leadership;

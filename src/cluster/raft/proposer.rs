@@ -12,7 +12,7 @@ use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use openraft::type_config::alias::OneshotReceiverOf;
 use openraft::vote::RaftLeaderId;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::actors::runtime::log::{Completion, LogError};
@@ -62,6 +62,7 @@ impl Queue {
         raft: Raft,
         limits: (usize, usize),
         disk_full: Arc<AtomicBool>,
+        turn: Arc<Mutex<()>>,
         stop: CancellationToken,
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (limit_ops, limit_bytes) = limits;
@@ -74,7 +75,7 @@ impl Queue {
             depth: metrics::gauge!("construct_shard_queue_depth", "shard" => shard.clone()),
             batch: metrics::histogram!("construct_shard_batch_operations", "shard" => shard),
         });
-        let proposer = Proposer { raft, queued, waiting: Arc::clone(&waiting), stop };
+        let proposer = Proposer { raft, queued, waiting: Arc::clone(&waiting), turn, stop };
         let task = tokio::spawn(proposer.run());
         (Self { proposals, waiting, limit_bytes: limit_bytes.max(OP_BYTES), disk_full }, task)
     }
@@ -108,6 +109,11 @@ impl Queue {
         self.waiting.proposed.load(Ordering::Relaxed)
     }
 
+    /// Whether nothing is accepted because of the disk.
+    pub(super) fn is_disk_full(&self) -> bool {
+        self.disk_full.load(Ordering::Relaxed)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.waiting.ops.load(Ordering::Relaxed)
     }
@@ -129,6 +135,8 @@ struct Proposer {
     raft: Raft,
     queued: mpsc::Receiver<Proposal>,
     waiting: Arc<Waiting>,
+    /// Held while an entry is in flight; a backup takes it to hold the shard still.
+    turn: Arc<Mutex<()>>,
     stop: CancellationToken,
 }
 
@@ -138,6 +146,8 @@ impl Proposer {
         let answers = tokio::spawn(answer(completed));
         let mut carried = None;
         while let Some(first) = self.next(carried.take()).await {
+            let turn = Arc::clone(&self.turn);
+            let _turn = turn.lock().await;
             let leader = LeaderId::new(first.term, *self.raft.node_id());
             let (ops, answers);
             (ops, answers, carried) = self.gather(first);

@@ -1,6 +1,7 @@
 //! The public endpoints, collected from one file per area.
 
 pub mod admin;
+pub mod backups;
 pub mod billing;
 pub mod cluster;
 pub mod compliance;
@@ -37,6 +38,7 @@ pub fn admin_endpoints() -> Vec<Endpoint> {
         admin::endpoints(),
         upstreams::endpoints(),
         cluster::endpoints(),
+        backups::endpoints(),
         billing::admin_endpoints(),
         compliance::admin_endpoints(),
         health::endpoints(),

@@ -14,6 +14,7 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::type_config::alias;
 use openraft::vote::RaftLeaderId;
 use openraft::{BasicNode, EntryPayload};
+use tokio::sync::OwnedMutexGuard;
 
 use super::records::{Header, LogPosition, Membership};
 use super::snapshot::{SnapshotFile, Snapshots};
@@ -34,6 +35,8 @@ pub struct ShardMachine {
     snapshots: Arc<Snapshots>,
     /// Written and not yet handed to openraft, for which a snapshot that fails is the end of the group.
     ready: Arc<Mutex<Option<SnapshotFile>>>,
+    /// One file at a time: the shard's tree stands still while it is written.
+    writing: Arc<tokio::sync::Mutex<()>>,
     measures: Measures,
 }
 
@@ -72,7 +75,8 @@ impl ShardMachine {
     ) -> Result<Self, StateError> {
         let dir = data_dir.join("snapshots").join(state.shard().to_string());
         let measures = Measures::of(state.shard());
-        Ok(Self { snapshots: Arc::new(Snapshots::at(dir, keep)?), ready: Arc::default(), store, state, measures })
+        let (snapshots, ready, writing) = (Arc::new(Snapshots::at(dir, keep)?), Arc::default(), Arc::default());
+        Ok(Self { snapshots, ready, writing, store, state, measures })
     }
 
     #[must_use]
@@ -111,9 +115,31 @@ impl ShardMachine {
     /// # Errors
     /// What writing it said; nothing else comes of that, and an older snapshot and the log stay what they were.
     pub async fn write_snapshot(&self) -> io::Result<()> {
+        let _turn = self.writing.lock().await;
         let file = self.blocking(|machine| machine.snapshots.write(&machine.store, &machine.state)).await?;
         *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
         Ok(())
+    }
+
+    /// The turn to write a file of the shard; for [`ShardMachine::cut`].
+    pub async fn turn(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.writing).lock_owned().await
+    }
+
+    /// Writes what is applied by now into a file for a backup. `taken` hears up to where, before the writing begins.
+    ///
+    /// # Errors
+    /// What writing it said.
+    pub async fn cut(
+        &self,
+        turn: OwnedMutexGuard<()>,
+        taken: impl FnOnce(Option<LogPosition>) + Send + 'static,
+    ) -> io::Result<PathBuf> {
+        let done = self.blocking(move |machine| {
+            let _turn = turn;
+            machine.snapshots.cut(&machine.store, &machine.state, |header| taken(header.applied))
+        });
+        done.await
     }
 
     /// Up to where the log may be purged: what sled holds durably, and all kept snapshots cover.

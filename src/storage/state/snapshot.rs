@@ -21,6 +21,8 @@ const BLOCK_BYTES: usize = 1 << 20;
 /// The largest block read: one full block and one largest value.
 const BLOCK_LIMIT: usize = (64 << 20) + BLOCK_BYTES;
 const PAIR_PREFIX: usize = 8;
+/// The file of a backup that is being taken.
+const CUT: &str = "backup";
 
 /// A snapshot file of a shard.
 #[derive(Debug, Clone)]
@@ -70,7 +72,11 @@ pub(super) struct Snapshots {
 impl Snapshots {
     pub(super) fn at(dir: PathBuf, keep: usize) -> io::Result<Self> {
         fs::create_dir_all(&dir)?;
-        Ok(Self { dir, keep: keep.max(1) })
+        // Left by a process that ended while it took a backup.
+        match fs::remove_file(dir.join(CUT)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(Self { dir, keep: keep.max(1) }),
+        }
     }
 
     /// Where snapshots of other nodes are received: beside the own ones, not among them.
@@ -138,6 +144,23 @@ impl Snapshots {
         // Half a file is of no use to anyone, least of all on a full disk.
         let header = written.inspect_err(|_| drop(fs::remove_file(&partial)))?;
         self.keep(&partial, header)
+    }
+
+    /// Writes what the shard holds now for a backup; `taken` hears of it before the writing begins, and from there on
+    /// applying goes on.
+    pub(super) fn cut(
+        &self,
+        store: &StateStore,
+        state: &ShardState,
+        taken: impl FnOnce(&Header),
+    ) -> Result<PathBuf, StateError> {
+        let path = self.dir.join(CUT);
+        let written = store.still(state, |base| {
+            taken(&base.header()?.unwrap_or_default());
+            write(&path, base)
+        });
+        written.inspect_err(|_| drop(fs::remove_file(&path)))?;
+        Ok(path)
     }
 
     /// Gives a finished file its name and removes old ones.

@@ -263,6 +263,8 @@ pub async fn admin_case(node: &Node, operation: &str) -> Option<Case> {
         "transferShard" => Case::new(operator, "/admin/v1/shards/1/transfer", json!({ "to": 1 }), 200),
         // Nobody could take over from the only member.
         "drainNode" => Case::new(operator, "/admin/v1/nodes/1/drain", Value::Null, 409),
+        // A good one is another file each time.
+        "takeBackup" => Case::new(operator, "/admin/v1/backups", json!({ "key": "too short" }), 422),
         "rebalance" => Case::new(operator, "/admin/v1/rebalance", Value::Null, 200),
         "rotateKeys" => Case::new(operator, "/admin/v1/keys/rotate", Value::Null, 200),
         _ => None,

@@ -26,6 +26,10 @@ use crate::kernel::EntityId;
 /// Index of erasures that are not completed: key is the user's id, empty value.
 pub const OPEN: &str = "erasure_open";
 
+/// Index of everybody whose erasure has begun, for ever: key is the user's id, empty value. Who restores a backup from
+/// before erases them again.
+pub const ALL: &str = "erasures";
+
 #[must_use]
 pub fn erasure_id(user_id: &str) -> EntityId {
     EntityId::new("erasure", user_id)

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Command, Event, OPEN, Phase, Reply, Step};
+use super::{ALL, Command, Event, OPEN, Phase, Reply, Step};
 use crate::actors::billing::wallet::{self, Wallet};
 use crate::actors::compliance::keyring::{self, Keyring, keyring_id};
 use crate::actors::identity::user::{self, User};
@@ -103,7 +103,8 @@ impl Erasure {
             decision = decision.effect(tell(step, context));
         }
         let user_id = context.id.key();
-        decision.index(OPEN, user_id, Vec::new()).audit(context, "erasure.begin", user_id, "ok")
+        let decision = decision.index(OPEN, user_id, Vec::new()).index(ALL, user_id, Vec::new());
+        decision.audit(context, "erasure.begin", user_id, "ok")
     }
 
     fn told(&self, step: Step, refused: Option<String>, context: &Context) -> Decision<Self> {

@@ -31,7 +31,7 @@ fn an_erasure_goes_through_its_steps_in_order() {
     let begun = given.when(Command::Begin).expect("begun");
     assert_eq!(targets(&begun.effects), ["user", "wallet", "delivery"]);
     assert_eq!(begun.audit[0].action, "erasure.begin");
-    assert!(matches!(&begun.changes[..], [Change::Index { value: Some(_), .. }]));
+    assert!(matches!(&begun.changes[..], [Change::Index { value: Some(_), .. }, Change::Index { value: Some(_), .. }]));
 
     assert!(given.when(Command::Settled).expect("too early").is_query());
     for step in Step::LEAVING {
