@@ -5,6 +5,7 @@
 //! for a majority, it waits for them. Stop: the other way round, after others lead what this node led. A failed disk stops the node: what was not acknowledged
 //! is given up, what was is on the disk.
 
+mod beginning;
 mod descriptors;
 mod edge;
 mod gate;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use self::members::Between;
+use crate::cluster::beginning::is_unfinished;
 use crate::cluster::link::{Identity, Link, LinkSettings};
 use crate::cluster::raft::{Formation, GroupSettings, Groups, Network, form, is_formed, joined_shards};
 use crate::providers::keys::{FileKeys, KeyWrapper};
@@ -60,6 +62,10 @@ pub async fn run(
 ) -> Result<(), NodeError> {
     let mut settings = descriptors::fit(settings).map_err(failed("open files"))?;
     let data_dir = DataDir::open(&settings.node.data_dir).map_err(failed("the data directory"))?;
+    if is_unfinished(&settings.node.data_dir) {
+        let why = "a new cluster was being made in it and that did not come to its end; do it again";
+        return Err(failed("the data directory")(why));
+    }
     let joins = !is_formed(&settings.node.data_dir) && !settings.cluster.join.is_empty();
     if joins && !members::join(&settings, &shutdown).await? {
         return Ok(());

@@ -16,6 +16,7 @@ use super::identity::signing_keys::SigningKeys;
 use super::identity::user::User;
 use super::members::Members;
 use super::notifications::{Delivery, Devices, Inbox, Preferences, TemplateBook, Topic};
+use super::restoration::Restoration;
 use super::routes::Routes;
 use super::runtime::clock::VirtualClock;
 use super::runtime::kinds::Kind;
@@ -40,6 +41,7 @@ pub fn kinds() -> Vec<Kind> {
         Kind::of::<Delivery>(),
         Kind::of::<Devices>(),
         Kind::of::<Idempotency>(),
+        Kind::of::<Restoration>(),
         Kind::of::<Routes>(),
         Kind::of::<Inbox>(),
         Kind::of::<Preferences>(),

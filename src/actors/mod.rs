@@ -7,5 +7,6 @@ pub mod idempotency;
 pub mod identity;
 pub mod members;
 pub mod notifications;
+pub mod restoration;
 pub mod routes;
 pub mod runtime;

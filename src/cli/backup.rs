@@ -24,7 +24,7 @@ pub struct BackupArgs {
     /// The directory of backups
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
-    /// File with the backup key: a passphrase or random text of at least 16 bytes, which you keep apart from the backups
+    /// File with the backup key: a passphrase or random text of at least 16 printable ASCII characters, which you keep apart from the backups
     #[arg(long, value_name = "FILE")]
     pub backup_key_file: PathBuf,
 }
@@ -46,7 +46,12 @@ impl BackupArgs {
                 files.push(path);
             }
         }
-        files.sort();
+        // By the time in their names; a virtual clock may stand still between two.
+        files.sort_by_cached_key(|path| {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let at = name.split_once('-').map_or("", |(at, _)| at).to_owned();
+            (at, fs::metadata(path).and_then(|file| file.modified()).ok(), name)
+        });
         Ok(files)
     }
 }

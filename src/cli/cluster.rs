@@ -8,6 +8,7 @@ use super::CliError;
 use super::admin::{Admin, AdminArgs, AdminError, block_on};
 use super::backup::{self, BackupArgs};
 use super::output::say;
+use super::restore::{self, RestoreArgs};
 use super::table::{cell, render};
 
 pub const EXAMPLES: &str = "\
@@ -19,6 +20,8 @@ Examples:
   construct cluster remove 2                   node 2 does not come back
   construct cluster backup /backups --backup-key-file backup.key
   construct cluster backups /backups --backup-key-file backup.key
+  construct cluster restore /backups --backup-key-file backup.key --data-dir /var/lib/construct
+  construct cluster held                       after a restore: what may have been sent before
   construct cluster members --admin http://10.0.0.7:8081 --token-file /etc/construct/admin-token";
 
 #[derive(Debug, Subcommand)]
@@ -73,6 +76,28 @@ pub enum ClusterCommand {
         #[command(flatten)]
         admin: AdminArgs,
     },
+    /// Make a new cluster of one node from a backup, in an empty data directory
+    Restore(Box<RestoreArgs>),
+    /// Mails, texts and pushes that the cluster before a restore may have sent: they wait for you
+    Held(AdminArgs),
+    /// Let held effects happen
+    Release {
+        /// Their ids, as `cluster held` lists them; all when none is given
+        #[arg(value_name = "ID")]
+        ids: Vec<String>,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Give held effects up: whether they happened stays unknown
+    Drop {
+        /// Their ids, as `cluster held` lists them; all when none is given
+        #[arg(value_name = "ID")]
+        ids: Vec<String>,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// The ids of everybody who was erased, a line each; for `cluster restore --erasures`
+    Erasures(AdminArgs),
     /// List the backups of a directory, each read to its end; needs no node
     Backups {
         #[command(flatten)]
@@ -101,6 +126,11 @@ pub fn run(command: &ClusterCommand) -> Result<(), CliError> {
                 change(admin, Method::DELETE, &format!("/admin/v1/nodes/{node}"), None).await
             }
             ClusterCommand::Backup { backup, full, admin } => backup::take(backup, *full, admin).await,
+            ClusterCommand::Restore(args) => restore::run(args).await,
+            ClusterCommand::Held(admin) => restore::held(admin).await,
+            ClusterCommand::Release { ids, admin } => restore::decide(admin, "release", ids).await,
+            ClusterCommand::Drop { ids, admin } => restore::decide(admin, "drop", ids).await,
+            ClusterCommand::Erasures(admin) => restore::list_erasures(admin).await,
             ClusterCommand::Backups { backup, json } => backup::list(backup, *json),
             ClusterCommand::Rebalance(admin) => change(admin, Method::POST, "/admin/v1/rebalance", None).await,
         }

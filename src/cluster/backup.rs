@@ -23,7 +23,7 @@ use utoipa::ToSchema;
 use super::secrets;
 use crate::actors::compliance::erasure;
 use crate::actors::members;
-use crate::actors::runtime::log::CutId;
+use crate::actors::runtime::log::{CUT_READ, CutId};
 use crate::actors::runtime::{Page, Router, Scope, entropy};
 use crate::kernel::{AuditRecord, Error, Origin, Secret, ShardId, Timestamp};
 use crate::storage::backup::{self, Manifest, Part, SECRET_BYTES, Sealer, Section, SectionWriter};
@@ -34,6 +34,8 @@ const TRIES: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(500);
 /// Pieces made and not yet taken by whoever receives the backup.
 const AHEAD: usize = 8;
+/// The longest key.
+const KEY_LIMIT: usize = 4096;
 /// Erased people asked for at once.
 const PAGE: usize = 1000;
 /// In the data directory: the last backup that was handed out to its end here.
@@ -52,11 +54,28 @@ pub struct Base {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BasePart {
+    #[schema(maximum = 65535)]
     pub shard: u16,
-    /// The last entry of its log that it holds: term, node that led, index.
-    pub position: (u64, u64, u64),
+    /// The last entry of its log that it holds.
+    pub position: BasePosition,
     /// The backup that has it.
     pub held_by: String,
+}
+
+/// A place in the log of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BasePosition {
+    pub term: u64,
+    /// The node that led in that term.
+    pub node: u64,
+    pub index: u64,
+}
+
+impl From<LogPosition> for BasePosition {
+    fn from(LogPosition { term, node, index }: LogPosition) -> Self {
+        Self { term, node, index }
+    }
 }
 
 impl Base {
@@ -65,7 +84,7 @@ impl Base {
     pub fn of(manifest: &Manifest) -> Self {
         let part = |part: &Part| {
             let held_by = part.held_by.clone().unwrap_or_else(|| manifest.id.clone());
-            part.position.map(|at| BasePart { shard: part.shard, position: (at.term, at.node, at.index), held_by })
+            part.position.map(|at| BasePart { shard: part.shard, position: at.into(), held_by })
         };
         Self { cluster: manifest.cluster.clone(), parts: manifest.parts.iter().filter_map(part).collect() }
     }
@@ -110,7 +129,7 @@ impl Backups {
     /// Takes a backup sealed under `secret`; its bytes as they are made. The last one is an error when it failed.
     ///
     /// # Errors
-    /// `invalid` for a secret that is too short or a base of another cluster; `conflict` while another backup is taken here;
+    /// `invalid` for a secret that is not one; `conflict` for a base of another cluster, or while another backup is taken here;
     /// `unavailable` when a shard has no leader or cannot be held.
     pub async fn take(
         self: &Arc<Self>,
@@ -118,11 +137,15 @@ impl Backups {
         base: Option<Base>,
         origin: &Origin,
     ) -> Result<mpsc::Receiver<io::Result<Bytes>>, Error> {
-        if secret.expose().trim().len() < SECRET_BYTES {
-            return Err(Error::invalid("/key", format!("must have at least {SECRET_BYTES} bytes")));
+        let text = secret.expose().as_bytes();
+        let printable = text.iter().all(|byte| matches!(byte, b' '..=b'~'));
+        if !printable || text.trim_ascii() != text || !(SECRET_BYTES..=KEY_LIMIT).contains(&text.len()) {
+            let detail =
+                format!("must be {SECRET_BYTES} to {KEY_LIMIT} printable ASCII characters, without spaces around");
+            return Err(Error::invalid("/key", detail));
         }
         if base.as_ref().is_some_and(|base| base.cluster != hex::encode(self.cluster)) {
-            return Err(Error::invalid("/base/cluster", "is another cluster"));
+            return Err(Error::conflict("The earlier backup is of another cluster."));
         }
         let running = Arc::clone(&self.running).try_lock_owned();
         let running = running.map_err(|_| Error::conflict("A backup is being taken at this node.").retry_after(60))?;
@@ -179,7 +202,10 @@ impl Backups {
     }
 
     /// The ids of everybody whose erasure has begun, a line each.
-    async fn erased(&self) -> Result<Vec<u8>, Error> {
+    ///
+    /// # Errors
+    /// `unavailable` when a shard has no leader.
+    pub async fn erased(&self) -> Result<Vec<u8>, Error> {
         let (mut lines, mut after) = (Vec::new(), None);
         loop {
             let page = Page { after: after.take(), limit: PAGE, reverse: false };
@@ -324,7 +350,7 @@ impl Stream {
     }
 
     async fn part(&mut self, shard: ShardId, position: Option<LogPosition>) -> io::Result<Part> {
-        let here = position.map(|at| (at.term, at.node, at.index));
+        let here = position.map(BasePosition::from);
         let known = self.base.iter().flat_map(|base| &base.parts);
         let known = known.filter(|part| part.shard == shard.0).find(|part| Some(part.position) == here);
         if let Some(held_by) = known.map(|part| part.held_by.clone()) {
@@ -343,12 +369,12 @@ impl Stream {
             let sealed = self.sealer.push(&piece);
             self.pace.put(sealed).await?;
         }
+        self.drop_cut(shard).await;
         let section = section.end(self.sealer.pushed());
         Ok(Part { shard: shard.0, position, held_by: None, section: Some(section) })
     }
 
-    /// Reading behind the end removes the file.
     async fn drop_cut(&self, shard: ShardId) {
-        let _ = self.backups.router.read_cut(shard, self.cut.id, u64::MAX >> 1).await;
+        let _ = self.backups.router.read_cut(shard, self.cut.id, CUT_READ).await;
     }
 }

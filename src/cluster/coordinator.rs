@@ -76,6 +76,14 @@ impl Coordinator {
         self.ask(Command::Announce(member)).await.map(|_| ())
     }
 
+    /// Begins a new cluster with the state of another: this node is its only member.
+    ///
+    /// # Errors
+    /// `unavailable` without a leader.
+    pub async fn remake(&self, cluster: [u8; 16], member: Member) -> Result<(), Error> {
+        self.ask(Command::Remake { cluster, member }).await.map(|_| ())
+    }
+
     pub(super) async fn ask(&self, command: Command) -> Result<View, Error> {
         self.router.ask::<Members>(&members::id(), command, &Origin::system("coordinator")).await
     }

@@ -1,6 +1,7 @@
 //! Shards as Raft groups, where they should be and what takes them there, and the links between nodes.
 
 pub mod backup;
+pub mod beginning;
 pub mod coordinator;
 pub mod entities;
 pub mod join;
@@ -8,4 +9,5 @@ pub mod link;
 pub mod operations;
 pub mod placement;
 pub mod raft;
+pub mod restore;
 pub mod secrets;

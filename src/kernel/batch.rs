@@ -41,6 +41,10 @@ pub enum OutboxState {
     Waiting { attempts: u32, not_before: Timestamp },
     /// Handed to the other side at `since`; after a crash the outcome is unknown until reconciled.
     Sending { attempts: u32, since: Timestamp },
+    /// Waits for an operator to release or drop it: the cluster that this one was made from may have done it.
+    Held { since: Timestamp },
+    /// Released by an operator; as waiting.
+    Released { attempts: u32 },
 }
 
 /// An effect waiting to happen. `number` is given by the shard when the batch is applied.
@@ -61,6 +65,12 @@ pub struct OutboxRecord {
 }
 
 impl OutboxRecord {
+    /// Whether it waits for an operator.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        matches!(self.state, OutboxState::Held { .. })
+    }
+
     /// The idempotency key the other side sees; the same for every attempt, on any node.
     #[must_use]
     pub fn key(&self) -> String {

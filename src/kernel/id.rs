@@ -137,6 +137,14 @@ pub fn is_type_id(prefix: &str, text: &str) -> bool {
     text.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('_')) && type_id_uuid(text).is_some()
 }
 
+/// When a public id was made, by the id itself; `None` for any other text.
+#[must_use]
+pub fn made_at(text: &str) -> Option<Timestamp> {
+    let uuid = type_id_uuid(text)?;
+    let [a, b, c, d, e, f, ..] = *uuid.as_bytes();
+    i64::try_from(u64::from_be_bytes([0, 0, a, b, c, d, e, f])).ok().map(Timestamp::from_millis)
+}
+
 fn type_id_uuid(text: &str) -> Option<Uuid> {
     let (prefix, suffix) = text.rsplit_once('_')?;
     if prefix.is_empty() || suffix.len() != 26 {
@@ -157,6 +165,7 @@ mod tests {
         assert_eq!(Slot::of(&user), Slot(0xbeef));
         assert_eq!(Slot::of(&subscription), Slot(0xbeef));
         assert!(is_type_id("usr", &user) && !is_type_id("usr", &subscription));
+        assert_eq!((made_at(&user), made_at("acme")), (Some(at), None));
         assert_eq!(type_id_uuid(&user).map(|u| u.get_version_num()), Some(7));
     }
 

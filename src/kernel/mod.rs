@@ -23,7 +23,7 @@ pub use batch::{AuditRecord, Batch, DedupeKey, Op, OpOutcome, OutboxChange, Outb
 pub use clock::{Clock, Timestamp};
 pub use entity::{Change, Context, Decision, Effect, Entity, Outcome, ProviderKind};
 pub use error::{Error, ErrorCode, FieldError};
-pub use id::{EntityId, ShardId, Slot};
+pub use id::{EntityId, ShardId, Slot, made_at};
 pub use money::{Currency, Money};
 pub use origin::{Origin, Principal};
 pub use secret::Secret;

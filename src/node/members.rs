@@ -59,11 +59,9 @@ impl Between {
         settings: &Settings,
         groups: &Arc<Groups>,
         coordinator: &Arc<Coordinator>,
+        begins_anew: bool,
         (stopping, shutdown): (CancellationToken, &CancellationToken),
     ) -> Result<(), NodeError> {
-        tokio::spawn(Arc::clone(coordinator).run(Arc::clone(groups), stopping.clone()));
-        let (link, following) = (self.link.clone(), Arc::clone(coordinator));
-        tokio::spawn(async move { stopping.run_until_cancelled(follow(&link, &following)).await });
         let member = Member {
             id: settings.node.id,
             address: settings.cluster.address.clone(),
@@ -71,6 +69,14 @@ impl Between {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let Formation { cluster, shards, founder, .. } = self.formation;
+        if begins_anew {
+            // Before anybody carries out where the old cluster's shards should be.
+            let remade = patiently(shutdown, || coordinator.remake(cluster, member.clone())).await;
+            remade.map_err(failed("the new cluster"))?;
+        }
+        tokio::spawn(Arc::clone(coordinator).run(Arc::clone(groups), stopping.clone()));
+        let (link, following) = (self.link.clone(), Arc::clone(coordinator));
+        tokio::spawn(async move { stopping.run_until_cancelled(follow(&link, &following)).await });
         let announced = patiently(shutdown, || coordinator.announce(cluster, shards, member.clone(), founder)).await;
         announced.map_err(failed("this node's membership"))
     }

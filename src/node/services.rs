@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::beginning;
 use super::members::{Between, patiently};
 use super::providers::{self, Outside};
 use super::{NodeError, failed};
@@ -50,8 +51,13 @@ pub(super) async fn compose(
     between.connect(&runtime);
     let router = runtime.router.clone();
     let cluster = Arc::new(Coordinator::new(router.clone()));
-    between.coordinate(settings, groups, &cluster, (runtime.stopping(), shutdown)).await?;
-    start_clock(settings, &runtime, shutdown).await?;
+    let noted = beginning::noted(settings)?;
+    between.coordinate(settings, groups, &cluster, noted.is_some(), (runtime.stopping(), shutdown)).await?;
+    let known = beginning::known(&router, noted.as_ref(), shutdown).await?;
+    start_clock(settings, &runtime, beginning::clock_goes_on_at(settings, known.as_ref()), shutdown).await?;
+    if let Some(known) = known {
+        runtime.set_aftermath(known.aftermath);
+    }
     let clock = Arc::clone(&runtime.clock) as Arc<dyn Clock>;
     let identity = Arc::new(Authority::new(router.clone(), Arc::clone(&clock), Arc::clone(keys), settings));
     patiently(shutdown, || identity.start()).await.map_err(failed("the signing keys"))?;
@@ -62,6 +68,9 @@ pub(super) async fn compose(
     let plans = patiently(shutdown, || terms::seed_plans(&router, settings)).await;
     plans.map_err(failed("the plan catalogue"))?;
     patiently(shutdown, || routes::seed(&router, settings)).await.map_err(failed("gateway.routes"))?;
+    if let Some(noted) = noted {
+        beginning::carry_out(settings, &router, &compliance, noted, shutdown).await?;
+    }
     between.let_in(&runtime, settings, keys.as_ref())?;
     let census = Arc::new(census::Taker::new(router.clone()));
     runtime.follow(Arc::clone(&census) as Arc<dyn FeedConsumer>);
@@ -121,13 +130,23 @@ async fn start_runtime(
 }
 
 /// Takes the cluster's virtual clock, or starts it.
-async fn start_clock(settings: &Settings, runtime: &Runtime, shutdown: &CancellationToken) -> Result<(), NodeError> {
+async fn start_clock(
+    settings: &Settings,
+    runtime: &Runtime,
+    not_before: Option<Timestamp>,
+    shutdown: &CancellationToken,
+) -> Result<(), NodeError> {
     if settings.clock != ClockMode::Virtual {
         return Ok(());
     }
     let (id, origin) = (VirtualClock::id(), Origin::system("start"));
     let start = || runtime.router.ask::<VirtualClock>(&id, ClockCommand::Start(wall_now()), &origin);
-    runtime.clock.set(patiently(shutdown, start).await.map_err(failed("the virtual clock"))?);
+    let mut now = patiently(shutdown, start).await.map_err(failed("the virtual clock"))?;
+    if let Some(at) = not_before.filter(|at| *at > now) {
+        let advance = || runtime.router.ask::<VirtualClock>(&id, ClockCommand::Advance(at), &origin);
+        now = patiently(shutdown, advance).await.map_err(failed("the virtual clock"))?;
+    }
+    runtime.clock.set(now);
     Ok(())
 }
 

@@ -40,6 +40,11 @@ pub trait Provider: Send + Sync + 'static {
     /// Whether the other side deduplicates by key, so that a repeat after a crash or a time-out cannot do it twice.
     fn idempotent(&self) -> bool;
 
+    /// Whether [`Provider::reconcile`] can tell of a request like this one whether it was done.
+    fn can_find(&self, _request: &[u8]) -> bool {
+        true
+    }
+
     /// Does what the encoded request of the family says; answers the family's encoded receipt.
     ///
     /// # Errors

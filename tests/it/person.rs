@@ -41,6 +41,11 @@ impl Person {
         Self::from_tokens(email, id, &api, &tokens)
     }
 
+    /// The same person with the same tokens at another node.
+    pub fn at(&self, node: &Node) -> Self {
+        Self { api: node.api().with_token(self.api.token()), ..self.clone() }
+    }
+
     /// Signs in with the password alone.
     pub async fn sign_in(&self, node: &Node) -> Self {
         let body = json!({ "email": self.email, "password": PASSWORD });

@@ -84,20 +84,54 @@ pub enum Command {
         shard: ShardId,
         replicas: Replicas,
     },
+    /// A new cluster begins with this state and this node alone; a repeat changes nothing.
+    Remake {
+        cluster: [u8; 16],
+        member: Member,
+    },
 }
 
 /// What happened to the members.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
-    Formed { cluster: [u8; 16], shards: u16, member: Member },
-    TokenAdded { hash: [u8; 32], expires: Timestamp },
-    TokenForgotten { hash: [u8; 32] },
-    Joined { token: [u8; 32], key: [u8; 32], member: Member },
-    Announced { member: Member },
-    DrainBegan { node: u64 },
-    RemovalBegan { node: u64 },
-    Forgotten { node: u64 },
-    Placed { shard: ShardId, replicas: Replicas },
+    Formed {
+        cluster: [u8; 16],
+        shards: u16,
+        member: Member,
+    },
+    TokenAdded {
+        hash: [u8; 32],
+        expires: Timestamp,
+    },
+    TokenForgotten {
+        hash: [u8; 32],
+    },
+    Joined {
+        token: [u8; 32],
+        key: [u8; 32],
+        member: Member,
+    },
+    Announced {
+        member: Member,
+    },
+    DrainBegan {
+        node: u64,
+    },
+    RemovalBegan {
+        node: u64,
+    },
+    Forgotten {
+        node: u64,
+    },
+    Placed {
+        shard: ShardId,
+        replicas: Replicas,
+    },
+    /// Says the whole state but the number of shards.
+    Remade {
+        cluster: [u8; 16],
+        member: Member,
+    },
 }
 
 /// The cluster as it should be.

@@ -45,6 +45,7 @@ impl Entity for Members {
             Command::Remove { node } => self.remove(context, node),
             Command::Forget { node } => self.forget(context, node),
             Command::Place { shard, replicas } => self.place(shard, replicas),
+            Command::Remake { cluster, member } => self.remake(context, cluster, member),
         }
     }
 
@@ -81,6 +82,12 @@ impl Entity for Members {
             Event::DrainBegan { node } => set_state(node, MemberState::Draining),
             Event::RemovalBegan { node } => set_state(node, MemberState::Leaving),
             Event::Forgotten { node } => drop(members.remove(node)),
+            Event::Remade { cluster, member } => {
+                let known = Known { member: member.clone(), state: MemberState::Up };
+                let members = BTreeMap::from([(member.id, known)]);
+                self.view = View { cluster: *cluster, shards: self.view.shards, members, placement: BTreeMap::new() };
+                self.tokens.clear();
+            }
             Event::Placed { shard, replicas } => drop(self.view.placement.insert(*shard, replicas.clone())),
         }
     }
@@ -196,6 +203,18 @@ impl Members {
             return Ok(Decision::reply(self.view.clone()));
         }
         Ok(self.after(vec![Event::Placed { shard, replicas }]))
+    }
+
+    fn remake(&self, context: &Context, cluster: [u8; 16], member: Member) -> Result<Decision<Self>, Error> {
+        if self.view.cluster == cluster {
+            return Ok(Decision::reply(self.view.clone()));
+        }
+        if self.view.members.is_empty() {
+            return Err(Error::conflict("There is no cluster yet that another one could be made of."));
+        }
+        valid(&member)?;
+        let target = target(member.id);
+        Ok(self.after(vec![Event::Remade { cluster, member }]).audit(context, "cluster.remade", &target, "ok"))
     }
 
     fn known(&self, node: u64) -> Result<&Known, Error> {

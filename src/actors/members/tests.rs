@@ -90,3 +90,23 @@ fn a_shard_is_placed_on_members_with_a_vote_for_its_leader() {
     assert!(!place(1, on(&[1], 1)).expect("is placed").is_query());
     assert!(place(1, on(&[1], 1)).expect("a repeat").is_query());
 }
+
+#[test]
+fn a_new_cluster_begins_with_one_member_and_none_of_the_old_tokens() {
+    let mut given = Given::<Members>::new("members");
+    let remake = |id| Command::Remake { cluster: [8; 16], member: member(id) };
+    assert!(given.when(remake(1)).is_err(), "of nothing");
+    let mut given = formed();
+    let first = token(&mut given, 1);
+    join(&mut given, first, 1, 2).expect("joins");
+    let unused = token(&mut given, 2);
+    let replicas = Replicas { voters: [1, 2].into(), leader: Some(2), ..Replicas::default() };
+    given.when(Command::Place { shard: ShardId(1), replicas }).expect("is placed");
+    let made = given.when(remake(5)).expect("is made");
+    assert_eq!(made.audit[0].action, "cluster.remade");
+    let view = made.reply;
+    assert_eq!((view.cluster, view.shards), ([8; 16], 2));
+    assert_eq!((view.members.keys().copied().collect::<Vec<_>>(), view.placement.len()), (vec![5], 0));
+    assert!(given.when(remake(5)).expect("a repeat").is_query());
+    assert!(join(&mut given, unused, 1, 3).is_err(), "a token of the old cluster");
+}

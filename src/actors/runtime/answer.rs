@@ -5,16 +5,18 @@ use tokio::time::Instant;
 
 use super::audit;
 use super::log::{LogError, unreadable};
-use super::question::{Answer, Question, encode_answer};
+use super::question::{Answer, HeldEffect, Question, encode_answer};
 use super::remote::{Refusal, RemoteHandler};
 use super::replica::Led;
 use super::router::{Entries, Page, Router};
 use super::sealing::{Place, open};
 use super::shard::{Shard, Undelivered};
-use crate::kernel::{Clock, EntityId, Error, ErrorCode, Op, ShardId};
+use crate::kernel::{Clock, EntityId, Error, ErrorCode, Op, OutboxRecord, OutboxState, ShardId, Target};
 
 /// Due timers looked at to find the next one; more than these are only due together when they are put off.
 const LOOK_AHEAD: usize = 4096;
+/// Held effects shown at once, more or less.
+const HELD_SHOWN: usize = 256;
 /// Bytes of a backup read at once.
 const CUT_PIECE: usize = 256 << 10;
 
@@ -72,6 +74,11 @@ impl Router {
                 Err(error) => Err(Error::unavailable(format!("A shard cannot be held still: {error}.")).into()),
             },
             Question::Release(id) => Ok(Answer::Released(shard.parts.log.release(shard.parts.term, *id).await)),
+            Question::Held { after } => Ok(Answer::Held(held(shard, *after)?)),
+            Question::DecideHeld { number, release } => {
+                shard.barrier().await?;
+                Ok(Answer::Released(led.decide_held(*number, *release).await?))
+            }
             Question::ReadCut { id, offset } => {
                 let piece = shard.parts.log.read_cut(*id, *offset, CUT_PIECE).await;
                 Ok(Answer::Piece(
@@ -80,6 +87,23 @@ impl Router {
             }
         }
     }
+}
+
+/// At most as many records are looked at as there are in some pages, so that a long outbox is read in parts.
+fn held(shard: &Shard, mut after: u64) -> Result<Vec<HeldEffect>, Error> {
+    let mut found = Vec::new();
+    while found.len() < HELD_SHOWN {
+        let records = shard.parts.log.state().outbox(after, HELD_SHOWN).map_err(|error| unreadable(&error))?;
+        let Some(last) = records.last().map(|record| record.number) else { break };
+        after = last;
+        for record in records {
+            if let (OutboxState::Held { .. }, Target::Provider(provider)) = (&record.state, &record.target) {
+                let OutboxRecord { number, source, subject, .. } = record;
+                found.push(HeldEffect { number, provider: *provider, source, subject });
+            }
+        }
+    }
+    Ok(found)
 }
 
 async fn rows(shard: &Shard, id: &EntityId, table: &str, page: &Page) -> Result<Entries, Undelivered> {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::aftermath::Aftermath;
 use super::answer::too_late;
 use super::question::{Answer, Question, decode_answer};
 use super::remote::{Refusal, Remote, RemoteError};
@@ -31,6 +32,8 @@ pub(super) struct Way {
     leaders: RwLock<HashMap<ShardId, u64>>,
     peers: RwLock<Vec<u64>>,
     stopping: CancellationToken,
+    /// How the cluster began, once that is known.
+    aftermath: Arc<OnceLock<Aftermath>>,
 }
 
 /// What came of asking one node.
@@ -41,8 +44,13 @@ enum Heard {
 }
 
 impl Way {
-    pub fn new(stopping: CancellationToken) -> Self {
-        Self { remote: OnceLock::new(), leaders: RwLock::default(), peers: RwLock::default(), stopping }
+    pub fn new(stopping: CancellationToken, aftermath: Arc<OnceLock<Aftermath>>) -> Self {
+        let (remote, leaders, peers) = (OnceLock::new(), RwLock::default(), RwLock::default());
+        Self { remote, leaders, peers, stopping, aftermath }
+    }
+
+    pub fn aftermath(&self) -> Option<&Aftermath> {
+        self.aftermath.get()
     }
 
     pub fn connect(&self, node: u64, remote: Arc<dyn Remote>) {

@@ -11,6 +11,8 @@ use crate::storage::state::{LogPosition, ShardState, StateError};
 
 /// Names a backup while it is taken.
 pub type CutId = [u8; 16];
+/// In place of an offset: what was set aside is not needed any more.
+pub const CUT_READ: u64 = u64::MAX;
 
 /// Why an operation did not commit here.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -167,7 +169,7 @@ pub trait ShardLog: Send + Sync + 'static {
         false
     }
 
-    /// A piece of what was set aside, as a snapshot file holds it; empty at its end.
+    /// A piece of what was set aside, as a snapshot file holds it; empty at its end. [`CUT_READ`] as the offset removes it.
     ///
     /// # Errors
     /// Why it is not there.

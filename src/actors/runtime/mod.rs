@@ -11,6 +11,7 @@
 //! Architecture invariant: nothing here knows a concrete entity, provider or log.
 
 pub mod advance;
+pub mod aftermath;
 mod answer;
 pub mod audit;
 pub mod clock;
@@ -51,6 +52,7 @@ use tokio_util::task::TaskTracker;
 pub use entropy::entropy;
 pub use router::{Page, Router, Scope};
 
+use self::aftermath::Aftermath;
 use self::answer::Answering;
 use self::elsewhere::Way;
 use self::kinds::Kinds;
@@ -149,6 +151,7 @@ impl Runtime {
             clock: Arc::clone(&parts.clock) as Arc<dyn Clock>,
             options: parts.options.clone(),
             sealer: Arc::new(OnceLock::new()),
+            aftermath: Arc::new(OnceLock::new()),
         };
         let mut replicas = BTreeMap::new();
         for log in parts.logs {
@@ -159,7 +162,7 @@ impl Runtime {
             replicas.insert(replica.id(), replica);
         }
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let way = Way::new(stopping.clone());
+        let way = Way::new(stopping.clone(), Arc::clone(&common.aftermath));
         let router = Router::new(replicas, parts.kinds, Arc::clone(&parts.clock), parts.options, way);
         let providers = parts.providers.into_iter().map(|provider| (provider.kind(), provider)).collect();
         let (clock, consumers) = (Arc::clone(&parts.clock), Mutex::default());
@@ -178,6 +181,11 @@ impl Runtime {
     /// Sets the sealer; once, before anything is delivered.
     pub fn set_sealer(&self, sealer: Arc<dyn Sealer>) {
         let _ = self.means.common.sealer.set(sealer);
+    }
+
+    /// Says how the cluster began, if it did as an earlier state of another; once, before anything is delivered.
+    pub fn set_aftermath(&self, aftermath: Aftermath) {
+        let _ = self.means.common.aftermath.set(aftermath);
     }
 
     /// Adds a feed consumer; before [`Runtime::go`].

@@ -9,10 +9,11 @@
 //! batch of its source (which learned the outcome) or a committed settlement.
 
 pub mod delivery;
+mod past;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::{Gauge, gauge};
@@ -23,10 +24,13 @@ use tokio_util::sync::CancellationToken;
 use self::delivery::{Attempt, Courier};
 use super::router::Router;
 use super::shard::Shard;
-use crate::kernel::{EntityId, OutboxRecord, ProviderKind, Target};
+use crate::actors::runtime::log::unreadable;
+use crate::kernel::{EntityId, Error, OutboxRecord, ProviderKind, Target};
 use crate::providers::Provider;
 
 const PAGE: usize = 512;
+/// Releases of an operator that wait for the task.
+const RELEASED: usize = 256;
 /// A record that waits no longer than this for its next attempt is not at rest.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -74,6 +78,8 @@ pub struct Outbox {
     /// Queues that could go on now, or are going on.
     busy: AtomicUsize,
     read_up_to: AtomicU64,
+    /// Records that an operator released: they are read no more.
+    released: (mpsc::Sender<OutboxRecord>, Mutex<Option<mpsc::Receiver<OutboxRecord>>>),
     known: Gauge,
     waiting: Gauge,
 }
@@ -102,7 +108,23 @@ impl Outbox {
         let name = shard.parts.log.shard().to_string();
         let known = gauge!("construct_outbox_records", "shard" => name.clone(), "state" => "known");
         let waiting = gauge!("construct_outbox_records", "shard" => name, "state" => "waiting");
-        Self { shard, courier, busy: AtomicUsize::new(0), read_up_to: AtomicU64::new(0), known, waiting }
+        let (release, released) = mpsc::channel(RELEASED);
+        let released = (release, Mutex::new(Some(released)));
+        Self { shard, courier, busy: AtomicUsize::new(0), read_up_to: AtomicU64::new(0), released, known, waiting }
+    }
+
+    /// Lets a held effect happen, or gives it up; whether it was held.
+    ///
+    /// # Errors
+    /// `unavailable` when it cannot be committed.
+    pub async fn decide_held(&self, number: u64, release: bool) -> Result<bool, Error> {
+        let record = self.shard.parts.log.state().outbox_record(number).map_err(|error| unreadable(&error))?;
+        let Some(record) = record.filter(OutboxRecord::is_held) else { return Ok(false) };
+        match self.courier.decide_held(record, release).await? {
+            // The next leader reads it from its state.
+            Some(released) => Ok(self.released.0.send(released).await.is_ok()),
+            None => Ok(true),
+        }
     }
 
     /// Whether every record is delivered or waits for a retry.
@@ -124,6 +146,8 @@ impl Outbox {
         let window = self.shard.parts.options.outbox_window;
         let mut schedule = Schedule { window, ..Schedule::default() };
         let (report, mut reports) = mpsc::unbounded_channel();
+        let released = self.released.1.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut released) = released else { return };
         loop {
             let seen = applied.borrow_and_update().outbox_head;
             self.read(&mut schedule);
@@ -148,6 +172,7 @@ impl Outbox {
                         schedule.finished(lane, number, attempt);
                     }
                 }
+                Some(record) = released.recv() => drop(schedule.meet(&record)),
                 // Most of what is applied leaves nothing to deliver.
                 stopped = async { applied.wait_for(|now| now.outbox_head != seen).await.is_err() } => if stopped { return },
             }
@@ -231,6 +256,9 @@ impl Outbox {
 impl Schedule {
     /// Takes the record in if its family has room and none before it was left; whether it did.
     fn meet(&mut self, record: &OutboxRecord) -> bool {
+        if record.is_held() {
+            return true;
+        }
         let lane = Lane::of(record);
         let family = lane.family();
         let known = self.known.entry(family).or_default();

@@ -8,7 +8,7 @@ use super::message::Work;
 use super::router::{Entries, Page};
 use super::shard::Delivered;
 use crate::kernel::codec::{self, CodecError};
-use crate::kernel::{AuditRecord, DedupeKey, EntityId, Error, Origin, Timestamp};
+use crate::kernel::{AuditRecord, DedupeKey, EntityId, Error, Origin, ProviderKind, Timestamp};
 use crate::storage::state::LogPosition;
 
 const QUESTION: u8 = 0x51;
@@ -42,6 +42,10 @@ pub enum Question {
     Release(CutId),
     /// A piece of what was set aside.
     ReadCut { id: CutId, offset: u64 },
+    /// Effects that wait for an operator, numbered above this.
+    Held { after: u64 },
+    /// Lets a held effect happen, or gives it up; whether it was held.
+    DecideHeld { number: u64, release: bool },
 }
 
 impl Question {
@@ -50,7 +54,7 @@ impl Question {
     pub fn repeatable(&self) -> bool {
         match self {
             Self::Deliver { dedupe, .. } => dedupe.is_some(),
-            Self::Audit(_) | Self::Cut(_) | Self::Release(_) => false,
+            Self::Audit(_) | Self::Cut(_) | Self::Release(_) | Self::DecideHeld { .. } => false,
             Self::Rows { .. }
             | Self::Scan { .. }
             | Self::ReadAudit(_)
@@ -58,7 +62,8 @@ impl Question {
             | Self::NextDue(_)
             | Self::Rest(_)
             | Self::Report
-            | Self::ReadCut { .. } => true,
+            | Self::ReadCut { .. }
+            | Self::Held { .. } => true,
         }
     }
 
@@ -93,6 +98,18 @@ pub enum Answer {
     Cut(Option<LogPosition>),
     Released(bool),
     Piece(Vec<u8>),
+    Held(Vec<HeldEffect>),
+}
+
+/// An effect that waits for an operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldEffect {
+    pub number: u64,
+    pub provider: ProviderKind,
+    /// The entity that decided it.
+    pub source: EntityId,
+    /// Whose it is, if somebody's.
+    pub subject: Option<String>,
 }
 
 /// # Errors

@@ -42,6 +42,15 @@ struct Work {
 }
 
 impl Led {
+    /// Lets a held effect happen, or gives it up; whether it was held.
+    ///
+    /// # Errors
+    /// `unavailable` before the shard works by itself, or when it cannot be committed.
+    pub async fn decide_held(&self, number: u64, release: bool) -> Result<bool, Error> {
+        let starting = || Error::unavailable("The node is still starting.");
+        self.work.as_ref().ok_or_else(starting)?.outbox.decide_held(number, release).await
+    }
+
     /// Whether nothing is due, being delivered or waiting to be delivered, apart from effects waiting for a retry.
     #[must_use]
     pub fn is_quiet(&self) -> bool {

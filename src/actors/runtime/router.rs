@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::RuntimeOptions;
+use super::aftermath::Aftermath;
 use super::answer::too_late;
 use super::audit;
 use super::clock::NodeClock;
@@ -17,7 +18,7 @@ use super::elsewhere::Way;
 use super::kinds::Kinds;
 use super::log::{CutId, ShardReport};
 use super::message::Work;
-use super::question::{Answer, Question};
+use super::question::{Answer, HeldEffect, Question};
 use super::remote::Remote;
 use super::replica::Replica;
 use super::shard::{Delivered, Shard, Undelivered};
@@ -278,6 +279,28 @@ impl Router {
         }
     }
 
+    /// Effects of a shard that wait for an operator, numbered above `after`.
+    ///
+    /// # Errors
+    /// `unavailable` without a leader.
+    pub async fn held(&self, shard: ShardId, after: u64) -> Result<Vec<HeldEffect>, Error> {
+        match self.question(shard, &Question::Held { after }).await? {
+            Answer::Held(held) => Ok(held),
+            _ => Err(Error::internal()),
+        }
+    }
+
+    /// Lets a held effect happen, or gives it up; whether it was held.
+    ///
+    /// # Errors
+    /// `unavailable` without a leader.
+    pub async fn decide_held(&self, shard: ShardId, number: u64, release: bool) -> Result<bool, Error> {
+        match self.question(shard, &Question::DecideHeld { number, release }).await? {
+            Answer::Released(was_held) => Ok(was_held),
+            _ => Err(Error::internal()),
+        }
+    }
+
     /// The earliest due time of a shard's timers after now and up to `upto`.
     pub(super) async fn next_due(&self, shard: ShardId, upto: Timestamp) -> Result<Option<Timestamp>, Error> {
         match self.question(shard, &Question::NextDue(upto)).await? {
@@ -324,6 +347,12 @@ impl Router {
     /// The names of the entity kinds.
     pub fn kind_names(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.kinds.names()
+    }
+
+    /// How the cluster began, where that was as an earlier state of another.
+    #[must_use]
+    pub fn aftermath(&self) -> Option<&Aftermath> {
+        self.way.aftermath()
     }
 
     /// The domain time.

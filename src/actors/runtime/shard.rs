@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::RuntimeOptions;
+use super::aftermath::Aftermath;
 use super::directory::{Directory, Handle};
 use super::kinds::Kinds;
 use super::log::{LogError, ShardLog};
@@ -28,6 +29,7 @@ pub struct Common {
     pub clock: Arc<dyn Clock>,
     pub options: RuntimeOptions,
     pub sealer: Arc<OnceLock<Arc<dyn Sealer>>>,
+    pub aftermath: Arc<OnceLock<Aftermath>>,
 }
 
 /// What the actors of a shard share. All of it immutable or internally synchronized.
@@ -41,6 +43,7 @@ pub struct ShardParts {
     pub directory: Directory,
     /// Set once at start: the keyring answers through the runtime itself.
     pub sealer: Arc<OnceLock<Arc<dyn Sealer>>>,
+    aftermath: Arc<OnceLock<Aftermath>>,
     started: Instant,
 }
 
@@ -56,6 +59,12 @@ impl ShardParts {
     #[must_use]
     pub fn sealer(&self) -> &dyn Sealer {
         self.sealer.get().expect("the sealer is set before the first delivery").as_ref()
+    }
+
+    /// How the cluster began, where that was as an earlier state of another.
+    #[must_use]
+    pub fn aftermath(&self) -> Option<&Aftermath> {
+        self.aftermath.get()
     }
 
     /// Queues an operation for the log, to commit in this term or never.
@@ -114,11 +123,12 @@ impl Shard {
     /// # Errors
     /// When the supervisor actor cannot be spawned.
     pub async fn start(log: Arc<dyn ShardLog>, term: u64, common: &Common) -> Result<Self, ractor::SpawnErr> {
-        let Common { kinds, clock, options, sealer } = common.clone();
+        let Common { kinds, clock, options, sealer, aftermath } = common.clone();
         let (outside, inside) = (options.in_flight_outside, options.in_flight_inside);
         let directory = Directory::default();
         let started = Instant::now();
-        let parts = Arc::new(ShardParts { log, term, kinds, clock, options, directory, sealer, started });
+        let parts = ShardParts { log, term, kinds, clock, options, directory, sealer, aftermath, started };
+        let parts = Arc::new(parts);
         let (supervisor, _) = Supervisor::spawn(None, Supervisor, Arc::clone(&parts)).await?;
         supervisor.send_interval(std::time::Duration::from_secs(1), || SupervisorMessage::Sweep);
         let (outside, inside) = (Arc::new(Semaphore::new(outside)), Arc::new(Semaphore::new(inside)));

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::aftermath::Aftermath;
 use super::clock::NodeClock;
 use super::message::Work;
 use super::shard::{Delivered, Shard};
@@ -134,7 +135,9 @@ impl Timers {
         let lag = self.clock.now().millis_since(*due);
         #[expect(clippy::cast_precision_loss, reason = "a lag in milliseconds is far below 2^52")]
         metrics::histogram!("construct_timer_lag_seconds").record(lag as f64 / 1000.0);
-        let origin = Origin::system(format!("timer:{entity}:{name}"));
+        let past = self.shard.parts.aftermath().filter(|aftermath| *due <= aftermath.until);
+        let traceparent = past.map(Aftermath::traceparent);
+        let origin = Origin { traceparent, ..Origin::system(format!("timer:{entity}:{name}")) };
         let work = Work::Timer { name: name.clone(), due: *due };
         fail_point::reach("timer.due");
         let delivered = self.shard.deliver(entity, &work, &origin, None).await;

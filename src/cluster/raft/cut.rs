@@ -7,6 +7,7 @@
 //! whether it lasted. The file is written after that, while the shard goes on.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +17,7 @@ use openraft::raft::linearizable_read::LinearizerOption;
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 use super::ShardGroup;
-use crate::actors::runtime::log::{CutId, LogError, ShardLog};
+use crate::actors::runtime::log::{CUT_READ, CutId, LogError, ShardLog};
 use crate::storage::state::LogPosition;
 
 /// The longest a shard is held.
@@ -100,6 +101,9 @@ impl ShardGroup {
                 let _ = taken.send(applied);
             };
             let written = machine.cut(writing, heard).await;
+            if let Err(error) = &written {
+                tracing::error!(shard = %machine.state().shard(), %error, "a shard was not written for a backup");
+            }
             done.send_replace(Some(written.map_err(|error| error.to_string())));
         });
         position.await.map_err(|_| LogError::Stopped)
@@ -112,23 +116,26 @@ impl ShardGroup {
         self.let_go(id) && leads
     }
 
-    /// A piece of what was set aside, once it is written; the last one is empty and removes the file.
+    /// A piece of what was set aside, once it is written; empty at its end. [`CUT_READ`] as the offset removes the file.
     pub(super) async fn piece(&self, id: CutId, offset: u64, limit: usize) -> Result<Vec<u8>, String> {
         let path =
             lock(&self.cuts().written).as_ref().filter(|written| written.id == id).map(|written| written.path.clone());
         let mut path = path.ok_or("another backup took its place, or another node leads the shard")?;
         let path = path.wait_for(Option::is_some).await.map_err(|error| error.to_string())?.clone();
-        let path = path.ok_or("it is not written")??;
+        let path = path.ok_or("it is not written")?.map_err(|error| format!("it was not written: {error}"))?;
         let read = tokio::task::spawn_blocking(move || {
+            if offset == CUT_READ {
+                return match std::fs::remove_file(&path) {
+                    Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+                    _ => Ok(Vec::new()),
+                };
+            }
             let mut piece = vec![0; limit];
             let read = File::open(&path)?.read_at(&mut piece, offset)?;
             piece.truncate(read);
-            if piece.is_empty() {
-                std::fs::remove_file(&path)?;
-            }
             Ok(piece)
         });
         let read: std::io::Result<Vec<u8>> = read.await.map_err(|error| error.to_string())?;
-        read.map_err(|error| error.to_string())
+        read.map_err(|error| format!("it cannot be read: {error}"))
     }
 }

@@ -12,6 +12,7 @@ mod group;
 mod leadership;
 pub mod membership;
 mod network;
+pub mod planting;
 mod proposer;
 #[cfg(test)]
 mod tests;

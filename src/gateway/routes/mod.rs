@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod compliance;
 pub mod docs;
 pub mod health;
+pub mod held;
 pub mod identity;
 pub mod metrics;
 pub mod notifications;
@@ -39,6 +40,7 @@ pub fn admin_endpoints() -> Vec<Endpoint> {
         upstreams::endpoints(),
         cluster::endpoints(),
         backups::endpoints(),
+        held::endpoints(),
         billing::admin_endpoints(),
         compliance::admin_endpoints(),
         health::endpoints(),

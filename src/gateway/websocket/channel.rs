@@ -125,6 +125,12 @@ impl Channel {
     /// # Errors
     /// Whatever the channel's entity answers.
     pub async fn position(&self, router: &Router, origin: &Origin) -> Result<Position, Error> {
+        let position = self.stored_position(router, origin).await?;
+        let epoch = router.aftermath().map(|aftermath| aftermath.epoch(&position.epoch));
+        Ok(Position { epoch: epoch.unwrap_or(position.epoch), ..position })
+    }
+
+    async fn stored_position(&self, router: &Router, origin: &Origin) -> Result<Position, Error> {
         let id = self.entity();
         match self {
             Self::Inbox(_) => match router.ask::<Inbox>(&id, inbox::Command::Open, origin).await? {

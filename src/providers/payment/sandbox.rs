@@ -270,9 +270,19 @@ impl Provider for Sandbox {
         codec::encode(&receipt).map_err(|error| ProviderError::Unknown(error.to_string()))
     }
 
-    async fn reconcile(&self, key: &str, _request: &[u8]) -> Result<Option<Vec<u8>>, ProviderError> {
+    async fn reconcile(&self, key: &str, request: &[u8]) -> Result<Option<Vec<u8>>, ProviderError> {
         let (sandbox, key) = (self.clone(), key.to_owned());
-        let found = move || sandbox.turn(|journal, _| Ok(journal.answers.get(&key).cloned()));
+        let reference = match codec::decode(request) {
+            Ok(PaymentRequest::Charge(charge)) => Some(charge.reference),
+            _ => None,
+        };
+        // As a processor's search does: a charge is found by its reference under whatever key it was made.
+        let found = move || {
+            sandbox.turn(|journal, _| {
+                let charged = reference.and_then(|reference| journal.references.get(&reference).cloned());
+                Ok(journal.answers.get(&key).or_else(|| journal.answers.get(&charged?)).cloned())
+            })
+        };
         let answer = tokio::task::spawn_blocking(found).await;
         let answer = answer.map_err(|error| ProviderError::Unknown(error.to_string()))??;
         let Some(answer) = answer else { return Ok(None) };

@@ -171,6 +171,10 @@ impl Provider for Stripe {
         true
     }
 
+    fn can_find(&self, request: &[u8]) -> bool {
+        matches!(codec::decode(request), Ok(PaymentRequest::Charge(_)))
+    }
+
     async fn execute(&self, key: &str, request: &[u8], _attempt: u32) -> Result<Vec<u8>, ProviderError> {
         let request = codec::decode(request).map_err(|error| {
             tracing::error!(%error, key, "a payment request does not decode");

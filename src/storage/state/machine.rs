@@ -76,6 +76,7 @@ impl ShardMachine {
         let dir = data_dir.join("snapshots").join(state.shard().to_string());
         let measures = Measures::of(state.shard());
         let (snapshots, ready, writing) = (Arc::new(Snapshots::at(dir, keep)?), Arc::default(), Arc::default());
+        snapshots.clear_cut()?;
         Ok(Self { snapshots, ready, writing, store, state, measures })
     }
 

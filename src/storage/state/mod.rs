@@ -43,7 +43,7 @@ use layers::{Changes, Layers};
 pub use machine::ShardMachine;
 pub use records::{Header, LogPosition, Membership};
 use redo::Round;
-pub use snapshot::SnapshotFile;
+pub use snapshot::{SnapshotFile, plant};
 use store::Wake;
 pub use store::{StateStore, StoreOptions};
 

@@ -13,7 +13,7 @@ use super::base::Base;
 use super::keys;
 use super::records::Header;
 use super::{ShardState, StateError, StateStore};
-use crate::kernel::fail_point;
+use crate::kernel::{ShardId, fail_point};
 
 const MAGIC: &[u8; 8] = b"CSNAP\0\0\x01";
 /// A block is closed once it is larger.
@@ -72,10 +72,14 @@ pub(super) struct Snapshots {
 impl Snapshots {
     pub(super) fn at(dir: PathBuf, keep: usize) -> io::Result<Self> {
         fs::create_dir_all(&dir)?;
-        // Left by a process that ended while it took a backup.
-        match fs::remove_file(dir.join(CUT)) {
+        Ok(Self { dir, keep: keep.max(1) })
+    }
+
+    /// Removes what a process left that ended while it took a backup.
+    pub(super) fn clear_cut(&self) -> io::Result<()> {
+        match fs::remove_file(self.dir.join(CUT)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(Self { dir, keep: keep.max(1) }),
+            _ => Ok(()),
         }
     }
 
@@ -201,6 +205,31 @@ impl Snapshots {
             base.write(&keys::header(), Some(&header))
         })
     }
+}
+
+/// Makes a snapshot file what a shard of a new data directory begins with, under a header that is changed. The header it
+/// had.
+///
+/// # Errors
+/// [`StateError`] when the file is damaged, or cannot be written.
+pub fn plant(
+    data_dir: &Path,
+    shard: ShardId,
+    file: &Path,
+    change: impl FnOnce(&mut Header),
+) -> Result<Header, StateError> {
+    let Reader { mut input, header: before } = Reader::open(file)?;
+    let snapshots = Snapshots::at(data_dir.join("snapshots").join(shard.to_string()), 1)?;
+    let mut header = before.clone();
+    change(&mut header);
+    let partial = snapshots.dir.join("partial");
+    let mut out = BufWriter::with_capacity(1 << 20, File::create(&partial)?);
+    out.write_all(MAGIC)?;
+    block(&mut out, &header.encode()?)?;
+    io::copy(&mut input, &mut out)?;
+    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    snapshots.keep(&partial, header)?.verify()?;
+    Ok(before)
 }
 
 fn write(path: &Path, base: &Base) -> Result<Header, StateError> {

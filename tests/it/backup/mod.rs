@@ -1,5 +1,6 @@
 //! Backups of running clusters, by the command line.
 
+mod restoring;
 mod taking;
 
 use std::path::{Path, PathBuf};
@@ -47,6 +48,12 @@ impl Shelf {
         let (admin, token) = (format!("http://{}", node.admin), text(&node.data().join("admin-token")));
         let at = ["--json", "--admin", &admin, "--token-file", &token];
         self.run(node, "backup", &[&at, more].concat()).await
+    }
+
+    /// Makes a cluster of the node, which has not been started, from a backup.
+    pub async fn restore(&self, node: &Node, more: &[&str]) -> Output {
+        let data = text(&node.data());
+        self.run(node, "restore", &[&["--data-dir", &data], more].concat()).await
     }
 
     /// Reads every backup to its end: the exit code, and what is said of each.

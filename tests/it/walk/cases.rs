@@ -265,6 +265,8 @@ pub async fn admin_case(node: &Node, operation: &str) -> Option<Case> {
         "drainNode" => Case::new(operator, "/admin/v1/nodes/1/drain", Value::Null, 409),
         // A good one is another file each time.
         "takeBackup" => Case::new(operator, "/admin/v1/backups", json!({ "key": "too short" }), 422),
+        "releaseHeldEffects" => Case::new(operator, "/admin/v1/held-effects/release", json!({}), 200),
+        "dropHeldEffects" => Case::new(operator, "/admin/v1/held-effects/drop", json!({}), 200),
         "rebalance" => Case::new(operator, "/admin/v1/rebalance", Value::Null, 200),
         "rotateKeys" => Case::new(operator, "/admin/v1/keys/rotate", Value::Null, 200),
         _ => None,

@@ -6,6 +6,7 @@ use super::protocol::{Command, Event, Pending, Place, Reply, Settling, StartRequ
 use crate::actors::billing::invoice::{self, Draft, Invoice, Mode, Reason};
 use crate::actors::billing::quote::{Offer, Quote};
 use crate::actors::billing::subscription::Terms;
+use crate::kernel::id::type_id;
 use crate::kernel::{Context, Decision, Effect, Entity, Error, Timestamp};
 
 /// One subscription. Nothing until it was started.
@@ -173,7 +174,10 @@ impl Body {
         reason: Reason,
         mode: Mode,
     ) -> (Effect, Settling) {
-        let invoice_id = context.new_id("inv", "invoice");
+        let invoice_id = match reason {
+            Reason::Renewal => renewal_id(context, quote.period.start),
+            Reason::Start | Reason::Change => context.new_id("inv", "invoice"),
+        };
         let credit_used = quote.credit_used();
         let draft = Draft {
             user_id: request.user_id.clone(),
@@ -262,4 +266,13 @@ impl Body {
             }
         }
     }
+}
+
+/// The invoice of the period that begins then: the same id whenever it is made out, so that a cluster that was restored
+/// from before finds at the processor what was charged for it.
+fn renewal_id(context: &Context, start: Timestamp) -> String {
+    let text = format!("renewal of {} at {}", context.id, start.as_millis());
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    let random = digest.as_ref().first_chunk().copied().unwrap_or_default();
+    type_id("inv", start, context.id.slot(), random)
 }

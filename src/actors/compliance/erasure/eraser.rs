@@ -18,8 +18,7 @@ use crate::actors::runtime::follow::Follower;
 use crate::actors::runtime::log::unreadable;
 use crate::actors::runtime::replica::Replica;
 use crate::actors::runtime::shard::Shard;
-use crate::kernel::{Entity as _, Error, Origin, codec, fail_point};
-use crate::storage::state::StateError;
+use crate::kernel::{Entity as _, Error, Op, Origin, OutboxChange, codec, fail_point};
 
 /// Erasures and outbox records read at once.
 const PAGE: usize = 256;
@@ -119,7 +118,7 @@ impl Eraser {
         if matches!(phase, Phase::Destroying | Phase::Sealing) {
             self.sealing.lock().unwrap_or_else(PoisonError::into_inner).insert(user_id.to_owned());
         }
-        if waits && is_settled(shard, user_id).map_err(|error| unreadable(&error))? {
+        if waits && self.is_settled(shard, user_id).await? {
             if phase == Phase::Settling {
                 fail_point::reach("erasure.before_account");
             } else {
@@ -152,6 +151,27 @@ impl Eraser {
         Ok(left)
     }
 
+    /// Whether no outbox record of the shard is sealed with this person's key. One that waits for an operator is given up:
+    /// nobody is left whom it could be sent to.
+    async fn is_settled(&self, shard: &Shard, user_id: &str) -> Result<bool, Error> {
+        let (state, mut after, mut settled) = (shard.parts.log.state(), 0, true);
+        loop {
+            let records = state.outbox(after, PAGE).map_err(|error| unreadable(&error))?;
+            for record in records.iter().filter(|record| record.subject.as_deref() == Some(user_id)) {
+                settled = false;
+                if record.is_held() {
+                    let given_up = Op::Outbox(vec![OutboxChange::Settle { number: record.number }]);
+                    // If it is not committed, the next pass finds it again.
+                    let _ = shard.parts.propose(given_up);
+                }
+            }
+            match records.last() {
+                Some(last) if records.len() == PAGE => after = last.number,
+                _ => return Ok(settled),
+            }
+        }
+    }
+
     async fn phase(&self, user_id: &str) -> Result<Phase, Error> {
         let Reply::Progress { phase, .. } = self.ask(user_id, Command::Get).await?;
         Ok(phase)
@@ -159,20 +179,5 @@ impl Eraser {
 
     async fn ask(&self, user_id: &str, command: Command) -> Result<Reply, Error> {
         self.router.ask::<Erasure>(&erasure_id(user_id), command, &Origin::system("eraser")).await
-    }
-}
-
-/// Whether no outbox record of the shard is sealed with this person's key.
-fn is_settled(shard: &Shard, user_id: &str) -> Result<bool, StateError> {
-    let (state, mut after) = (shard.parts.log.state(), 0);
-    loop {
-        let records = state.outbox(after, PAGE)?;
-        if records.iter().any(|record| record.subject.as_deref() == Some(user_id)) {
-            return Ok(false);
-        }
-        match records.last() {
-            Some(last) if records.len() == PAGE => after = last.number,
-            _ => return Ok(true),
-        }
     }
 }

@@ -299,7 +299,16 @@ impl Authority {
         self.remembered_session(session_id).forget();
     }
 
+    /// Whether the session began before this cluster did, in another one that it was made from: it may have ended there, or
+    /// its refresh token been spent, and nobody here would know.
+    fn is_of_before(&self, session_id: &str) -> bool {
+        self.router.aftermath().is_some_and(|aftermath| aftermath.may_have_held(session_id))
+    }
+
     async fn ask_session(&self, session_id: &str) -> Result<Option<Arc<SessionView>>, Error> {
+        if self.is_of_before(session_id) {
+            return Ok(None);
+        }
         let origin = Origin::system("session");
         let id = session::id(session_id);
         match self.router.ask::<Session>(&id, session::Command::GetSession, &origin).await {

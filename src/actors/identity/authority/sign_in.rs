@@ -136,6 +136,9 @@ impl Authority {
         let refused = || Error::unauthenticated("The refresh token is not good (any more); sign in again.");
         let OpaqueToken { owner: session_id, hash: presented } =
             self.mint.recognize(text, "ses", Purpose::Refresh).ok_or_else(refused)?;
+        if self.is_of_before(&session_id) {
+            return Err(refused());
+        }
         let next = self.mint.issue(&session_id, Purpose::Refresh, origin);
         let command = session::Command::Refresh { presented, next: TokenHash::of(next.expose()), client };
         match self.router.ask::<Session>(&session::id(&session_id), command, origin).await? {

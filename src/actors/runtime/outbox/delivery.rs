@@ -19,8 +19,8 @@ use crate::actors::runtime::sealing::{Place, open};
 use crate::actors::runtime::shard::{Delivered, Shard};
 use crate::actors::runtime::steady::wall_now;
 use crate::kernel::{
-    DedupeKey, EntityId, Error, ErrorCode, Op, Origin, OutboxChange, OutboxRecord, OutboxState, Outcome, ProviderKind,
-    Target, fail_point,
+    DedupeKey, EntityId, Error, ErrorCode, Op, OutboxChange, OutboxRecord, OutboxState, Outcome, ProviderKind, Target,
+    fail_point,
 };
 use crate::providers::{Provider, ProviderError};
 
@@ -32,13 +32,15 @@ const CALL_FACTOR: u32 = 10;
 pub enum Attempt {
     /// The record is gone from the outbox.
     Settled,
+    /// It waits for an operator.
+    Held,
     /// Try again after this pause.
     Later(Duration),
 }
 
 /// Delivers records of one shard.
 pub struct Courier {
-    shard: Arc<Shard>,
+    pub(super) shard: Arc<Shard>,
     router: Router,
     providers: BTreeMap<ProviderKind, Arc<dyn Provider>>,
 }
@@ -88,7 +90,7 @@ impl Courier {
         }
     }
 
-    fn pause(&self, attempts: u32) -> Duration {
+    pub(super) fn pause(&self, attempts: u32) -> Duration {
         let (first, longest) = self.shard.parts.options.retry_ms;
         backoff(attempts, Duration::from_millis(first), Duration::from_millis(longest))
     }
@@ -111,7 +113,7 @@ impl Courier {
         let dedupe = DedupeKey::Message { shard, number: record.number, settled_below };
         let work = Work::Command(command);
         fail_point::reach("message.before_send");
-        let delivered = self.router.deliver(to, &work, &origin(record), Some(&dedupe)).await;
+        let delivered = self.router.deliver(to, &work, &self.origin(record), Some(&dedupe)).await;
         fail_point::reach("message.taken");
         match delivered {
             Ok(Delivered::Reply(reply)) => self.finish(record, Outcome::Done(reply)).await,
@@ -128,10 +130,16 @@ impl Courier {
     }
 
     async fn call(&self, record: &OutboxRecord, provider: &dyn Provider, request: &[u8], attempts: u32) -> Attempt {
-        let (key, kind) = (record.key(), provider.kind().as_str());
+        let (key, kind) = (self.key(record), provider.kind().as_str());
         let tried = attempts.max(match record.state {
-            OutboxState::Waiting { attempts, .. } | OutboxState::Sending { attempts, .. } => attempts,
+            OutboxState::Waiting { attempts, .. }
+            | OutboxState::Sending { attempts, .. }
+            | OutboxState::Released { attempts } => attempts,
+            OutboxState::Held { .. } => return Attempt::Held,
         });
+        if let Some(attempt) = self.of_before(record, provider, request, tried).await {
+            return attempt;
+        }
         if matches!(record.state, OutboxState::Sending { .. }) {
             match provider.reconcile(&key, request).await {
                 Ok(Some(receipt)) => return self.finish(record, Outcome::Done(receipt)).await,
@@ -173,7 +181,7 @@ impl Courier {
 
     /// A definite failure of this attempt: later, until the attempts are used up. When an earlier attempt of a call
     /// that is repeated under its key ended unknown, giving up is unknown too.
-    async fn again(&self, record: &OutboxRecord, idempotent: bool, tried: u32, why: &str) -> Attempt {
+    pub(super) async fn again(&self, record: &OutboxRecord, idempotent: bool, tried: u32, why: &str) -> Attempt {
         tracing::warn!(record = record.key(), tried, why, "a provider call is put off");
         let in_doubt = idempotent && matches!(record.state, OutboxState::Sending { .. });
         if tried + 1 >= self.shard.parts.options.provider_attempts {
@@ -187,6 +195,8 @@ impl Courier {
         let millis = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
         let state = if in_doubt {
             OutboxState::Sending { attempts: tried + 1, since: wall_now() }
+        } else if matches!(record.state, OutboxState::Released { .. }) {
+            OutboxState::Released { attempts: tried + 1 }
         } else {
             OutboxState::Waiting { attempts: tried + 1, not_before: wall_now().plus_millis(millis) }
         };
@@ -206,7 +216,7 @@ impl Courier {
         why: String,
     ) -> Attempt {
         tracing::warn!(record = record.key(), tried, why, "the outcome of a provider call is unknown");
-        match provider.reconcile(&record.key(), request).await {
+        match provider.reconcile(&self.key(record), request).await {
             Ok(Some(receipt)) => self.finish(record, Outcome::Done(receipt)).await,
             Ok(None) => self.again(record, false, tried, &why).await,
             Err(_) if provider.idempotent() && tried + 1 < self.shard.parts.options.provider_attempts => {
@@ -218,7 +228,7 @@ impl Courier {
         }
     }
 
-    async fn set(&self, record: &OutboxRecord, state: OutboxState) -> bool {
+    pub(super) async fn set(&self, record: &OutboxRecord, state: OutboxState) -> bool {
         let change = OutboxChange::Set { number: record.number, state };
         self.commit(vec![change]).await
     }
@@ -230,7 +240,7 @@ impl Courier {
 
     /// Tells the source how it ended and settles the record, in one batch. The outcome is known now and must not be
     /// lost, so this goes on until it is committed or the node stops.
-    async fn finish(&self, record: &OutboxRecord, outcome: Outcome) -> Attempt {
+    pub(super) async fn finish(&self, record: &OutboxRecord, outcome: Outcome) -> Attempt {
         let mut attempts = 0;
         loop {
             if self.try_finish(record, &outcome).await {
@@ -245,7 +255,7 @@ impl Courier {
     async fn try_finish(&self, record: &OutboxRecord, outcome: &Outcome) -> bool {
         if !record.tag.is_empty() {
             let work = Work::Outcome { number: record.number, tag: record.tag.clone(), outcome: outcome.clone() };
-            let told = self.shard.deliver(&record.source, &work, &origin(record), None).await;
+            let told = self.shard.deliver(&record.source, &work, &self.origin(record), None).await;
             match told.map_err(Error::from) {
                 Ok(Delivered::Reply(_)) => return true,
                 Ok(Delivered::Stale) => {}
@@ -257,8 +267,4 @@ impl Courier {
         }
         self.commit(vec![OutboxChange::Settle { number: record.number }]).await
     }
-}
-
-fn origin(record: &OutboxRecord) -> Origin {
-    Origin { traceparent: record.traceparent.clone(), ..Origin::system(record.key()) }
 }

@@ -145,6 +145,7 @@ async fn list(call: Call<()>) -> Result<Reply, Error> {
     items.truncate(limit);
     let next_cursor = items.last().filter(|_| more).map(|item| item.offset.to_string());
     let Position { epoch, offset, unread, .. } = position;
+    let epoch = router.aftermath().map_or_else(|| epoch.clone(), |aftermath| aftermath.epoch(&epoch));
     Ok(Reply::ok(&InboxPage { items, next_cursor, epoch, offset, unread }))
 }
 
