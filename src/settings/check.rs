@@ -250,12 +250,12 @@ fn billing(settings: &Settings, faults: &mut Vec<Fault>) {
     range(faults, "billing.tax_basis_points", billing.tax_basis_points, 0..=10_000);
     range(faults, "billing.trial_ending_notice_days", billing.trial_ending_notice_days, 0..=60);
     let days = &billing.dunning.retry_after_days;
-    let ascending = days.windows(2).all(|pair| pair[0] < pair[1]) && days.first() != Some(&0) && days.len() <= 20;
+    let ascending = days.windows(2).all(|pair| pair[0] < pair[1]) && days.first() != Some(&0) && days.len() <= 16;
     expect(
         faults,
         ascending,
         "billing.dunning.retry_after_days",
-        "expected at most 20 ascending days, each at least 1",
+        "expected at most 16 ascending days, each at least 1",
     );
     let mut keys = std::collections::BTreeSet::new();
     for (index, plan) in settings.plans.iter().enumerate() {

@@ -3,6 +3,7 @@
 use super::protocol::{Attempt, AttemptStatus, ChargeOutcome, Event, Mode, Reply, State};
 use super::state::{Body, Invoice, MOST_ATTEMPTS};
 use super::{NO_PAYMENT_METHOD, parse_reference, reference};
+use crate::actors::billing::dunning::Schedule;
 use crate::actors::billing::wallet::{self, Payable, Wallet};
 use crate::kernel::{Context, Decision, Effect, Error, Outcome, ProviderKind, codec};
 use crate::providers::payment::{Charge, ChargeReceipt, ChargeStatus, PaymentReceipt, PaymentRequest, decline_code};
@@ -82,7 +83,8 @@ impl Body {
         if self.is_under_way() {
             return Err(Error::conflict("A payment of this invoice is under way.").retry_after(5));
         }
-        if self.attempts.len() >= MOST_ATTEMPTS {
+        // What the schedule of retries needs is kept free.
+        if self.attempts.len() >= MOST_ATTEMPTS - Schedule::MOST {
             return Err(Error::conflict("There were too many attempts to pay this invoice."));
         }
         let method_id = method_id.or_else(|| self.draft.method_id.clone());
@@ -183,8 +185,12 @@ impl Body {
             return decision.timer("reconcile", context.now.plus_seconds(LOOK_UP_LATER_SECONDS));
         }
         // The payer is not there: the same as a decline, but the challenge may still be answered.
-        match &self.draft.mode {
-            Mode::Dunning(_) if !attempt.manual => self.after_failure(decision, "authentication_required", context),
+        match (&self.draft.mode, self.state, self.next_attempt) {
+            (Mode::Dunning(_), ..) if !attempt.manual => {
+                self.after_failure(decision, "authentication_required", context)
+            }
+            // Should the payer leave it at that, the schedule goes on.
+            (_, State::Open, Some(next)) => decision.timer("retry", next),
             _ => decision,
         }
     }

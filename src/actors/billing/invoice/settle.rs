@@ -1,7 +1,7 @@
 //! What follows when an attempt is settled: paid, tried again, given up, voided, or given back.
 
 use super::NO_PAYMENT_METHOD;
-use super::protocol::{Attempt, AttemptStatus, Event, Mode, Reply, State};
+use super::protocol::{Attempt, AttemptStatus, Event, Mode, Reason, Reply, State};
 use super::state::{Body, Invoice, MOST_ATTEMPTS};
 use crate::actors::billing::ledger::{self, Account, Movement};
 use crate::actors::billing::notices;
@@ -17,9 +17,12 @@ impl Body {
         receipt: ChargeReceipt,
         context: &Context,
     ) -> Decision<Invoice> {
-        if matches!(self.state, State::Open | State::Uncollectible) {
+        // A change whose payment took too long is made all the same; of what has ended, the money goes back.
+        let unwanted = self.void_requested && self.draft.reason != Reason::Change;
+        if matches!(self.state, State::Open | State::Uncollectible) && !unwanted {
             return self.paid(decision, context, number, receipt.id);
         }
+        let decision = if self.state == State::Open { self.voided(decision, context) } else { decision };
         let ours = self.charge_id.as_ref() == Some(&receipt.id);
         if ours || self.returned.contains(&receipt.id) || self.returned.len() >= MOST_ATTEMPTS {
             return decision;

@@ -6,7 +6,9 @@ use crate::actors::billing::proration::{Line, LineKind};
 use crate::actors::billing::quote::Quote;
 use crate::actors::billing::wallet::Payable;
 use crate::actors::runtime::testing::Given;
-use crate::kernel::{Currency, Decision, Effect, Entity, Error, ErrorCode, Money, Outcome, Principal, Timestamp};
+use crate::kernel::{
+    Change, Currency, Decision, Effect, Entity, Error, ErrorCode, Money, Outcome, Principal, Timestamp,
+};
 use crate::providers::payment::{ChargeReceipt, ChargeStatus, declined};
 
 fn quote(amount: i64) -> Quote {
@@ -140,6 +142,53 @@ fn dunning_tries_as_scheduled_and_then_gives_up() {
     invoice.when(Command::MethodResolved { attempt: 6, result: payable() }).expect("resolved");
     succeed(&mut invoice, 6, "pi_6");
     assert_eq!(view(&mut invoice).state, State::Paid);
+}
+
+#[test]
+fn a_challenge_by_hand_that_nobody_answers_does_not_end_the_schedule() {
+    let mut invoice = charging(Mode::Dunning(Schedule::default()));
+    decline(&mut invoice, 1);
+    let planned = view(&mut invoice).next_attempt_at.expect("another try");
+    invoice.when(Command::Pay { method_id: None }).expect("tried");
+    invoice.when(Command::MethodResolved { attempt: 2, result: payable() }).expect("resolved");
+    let asked = ChargeStatus::RequiresAction { client_secret: "secret".into() };
+    let challenged = charged(&mut invoice, 2, ChargeOutcome::Receipt(receipt(2, "pi_2", asked)));
+    let set = |change: &Change| matches!(change, Change::Timer { name, due: Some(due) } if name == "retry" && *due == planned);
+    assert!(challenged.changes.iter().any(set));
+    invoice.at(&planned.to_string());
+    assert_eq!(tells(&invoice.when(Command::Retry).expect("tried"), "wallet"), 1);
+}
+
+#[test]
+fn any_number_of_payments_by_hand_leaves_room_for_the_schedule() {
+    let mut invoice = charging(Mode::Dunning(Schedule::default()));
+    decline(&mut invoice, 1);
+    let mut attempt = 1;
+    while invoice.when(Command::Pay { method_id: None }).is_ok() {
+        attempt += 1;
+        invoice.when(Command::MethodResolved { attempt, result: payable() }).expect("resolved");
+        decline(&mut invoice, attempt);
+    }
+    while let Some(next) = view(&mut invoice).next_attempt_at {
+        invoice.at(&next.to_string());
+        assert_eq!(tells(&invoice.when(Command::Retry).expect("tried"), "wallet"), 1);
+        attempt += 1;
+        invoice.when(Command::MethodResolved { attempt, result: payable() }).expect("resolved");
+        decline(&mut invoice, attempt);
+    }
+    assert_eq!(view(&mut invoice).state, State::Uncollectible);
+}
+
+#[test]
+fn what_is_paid_after_the_subscription_ended_goes_back() {
+    let mut invoice = charging(Mode::Dunning(Schedule::default()));
+    charged(&mut invoice, 1, ChargeOutcome::Unknown);
+    invoice.when(Command::Void).expect("the subscription ended");
+    assert_eq!(view(&mut invoice).state, State::Open, "until it is known what became of the charge");
+    let found = succeed(&mut invoice, 1, "pi_1");
+    assert_eq!((calls(&found), tells(&found, "delivery")), (1, 0), "a refund and no receipt");
+    assert_eq!(view(&mut invoice).state, State::Void);
+    assert!(succeed(&mut invoice, 1, "pi_1").is_query(), "once");
 }
 
 #[test]

@@ -40,7 +40,7 @@ impl Body {
         if !matches!(self.state, State::Trialing | State::Active | State::PastDue) || self.cancel_at.is_some() {
             return Err(Error::conflict("There will be no further invoice."));
         }
-        let Place { anchor, index, period } = self.place;
+        let Place { anchor, index, period, .. } = self.place;
         let next = Period { start: period.end, end: self.offer.every.boundary(anchor, index + 1)? };
         let quote = period_quote(&self.offer, self.quantity, next, self.balance, self.terms.tax_basis_points)?;
         Ok(Preview { quote, prorate_at: context.now, invoice_at: period.end })
@@ -59,7 +59,7 @@ impl Body {
             let expected = format!("expected a time of the last {PREVIEW_HOLDS_SECONDS} seconds, as a preview gave it");
             return Err(Error::invalid("/prorate_at", expected));
         }
-        let at = at.max(self.place.period.start);
+        let at = at.max(self.place.since);
         let offer = request.offer.unwrap_or_else(|| self.offer.clone());
         let quantity = request.quantity.unwrap_or(self.quantity);
         check_quantity(quantity)?;
@@ -76,9 +76,9 @@ impl Body {
             Change { old: (&self.offer, self.quantity), new: (&offer, quantity), period: self.place.period, at };
         let quote = change.quote(self.balance, tax)?;
         let place = if offer.every == self.offer.every {
-            self.place
+            Place { since: at, ..self.place }
         } else {
-            Place { anchor: at, index: 1, period: change.next_period()? }
+            Place { anchor: at, index: 1, period: change.next_period()?, since: at }
         };
         Ok(Priced { offer, quantity, place, quote, at })
     }

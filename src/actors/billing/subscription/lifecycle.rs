@@ -17,7 +17,7 @@ const INCOMPLETE_HOURS: i64 = 23;
 /// The first period from `now`.
 fn first_place(request: &StartRequest, now: Timestamp) -> Result<Place, Error> {
     let period = Period { start: now, end: request.offer.every.boundary(now, 1)? };
-    Ok(Place { anchor: now, index: 1, period })
+    Ok(Place { anchor: now, index: 1, period, since: now })
 }
 
 /// What the first invoice of such a subscription would be if it were started at `now`.
@@ -50,7 +50,7 @@ impl Subscription {
         let place = if trialing {
             request.offer.priced(request.quantity).whole()?;
             let end = days_after(now, request.offer.trial_days);
-            Place { anchor: end, index: 0, period: Period { start: now, end } }
+            Place { anchor: end, index: 0, period: Period { start: now, end }, since: now }
         } else {
             first_place(&request, now)?
         };
@@ -90,9 +90,10 @@ impl Body {
         if let Some(at) = self.cancel_at {
             return Ok(self.ended(decision, at.min(context.now), "requested", context));
         }
-        let Place { anchor, index, period } = self.place;
+        let Place { anchor, index, period, .. } = self.place;
         let end = self.offer.every.boundary(anchor, index + 1)?;
-        let place = Place { anchor, index: index + 1, period: Period { start: period.end, end } };
+        let period = Period { start: period.end, end };
+        let place = Place { anchor, index: index + 1, period, since: period.start };
         let tax = self.terms.tax_basis_points;
         let quote = period_quote(&self.offer, self.quantity, place.period, self.balance, tax)?;
         let balance = quote.balance_after;
@@ -202,18 +203,32 @@ impl Body {
             (State::Trialing | State::Active | State::PastDue, _) => decision,
             (State::Paused, Some(_)) if self.paused_unpaid => self.restarted(decision, context)?,
             (State::Paused, Some(paused_at)) => {
-                let away = context.now.millis_since(paused_at).max(0);
-                let Period { start, end } = self.place.period;
-                let period = Period { start: start.plus_millis(away), end: end.plus_millis(away) };
-                let place = Place { anchor: period.end, index: 0, period };
+                let place = self.moved_on(context.now.millis_since(paused_at).max(0))?;
+                let notice = place.period.end.plus_days(-i64::from(self.terms.trial_notice_days));
+                let announced = self.terms.trial_notice_days == 0 || notice <= context.now;
+                let decision = match self.paused_from {
+                    State::Trialing if !announced => decision.timer("trial_ending", notice),
+                    _ => decision,
+                };
                 decision
-                    .timer("renew", period.end)
+                    .timer("renew", place.period.end)
                     .audit(context, "subscription.resumed", context.id.key(), "ok")
                     .event(Event::Resumed { place })
             }
             _ => return Err(Error::conflict("Only a paused subscription can be resumed.")),
         };
         Ok(self.replied(decision, context))
+    }
+
+    /// The period after a pause of so many milliseconds. The day of the month on which it renews is kept where the months
+    /// allow it: one that began on a 31st does not renew on the 28th for ever because it paused in February.
+    fn moved_on(&self, away: i64) -> Result<Place, Error> {
+        let Place { anchor, index, period: Period { start, end }, since } = self.place;
+        let period = Period { start: start.plus_millis(away), end: end.plus_millis(away) };
+        let (moved, since) = (anchor.plus_millis(away), since.plus_millis(away));
+        let kept = self.offer.every.boundary(moved, index)? == period.end;
+        let (anchor, index) = if kept { (moved, index) } else { (period.end, 0) };
+        Ok(Place { anchor, index, period, since })
     }
 
     fn restarted(&self, decision: Decision<Subscription>, context: &Context) -> Result<Decision<Subscription>, Error> {

@@ -78,6 +78,8 @@ pub struct Place {
     pub anchor: Timestamp,
     pub index: u32,
     pub period: Period,
+    /// When offer and quantity last changed within it, or its start: no change is prorated from before.
+    pub since: Timestamp,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

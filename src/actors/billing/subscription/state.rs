@@ -253,6 +253,8 @@ impl Body {
                 }
             }
             Event::Resumed { place } => {
+                let away = place.period.end.millis_since(self.place.period.end);
+                self.cancel_at = self.cancel_at.map(|at| at.plus_millis(away));
                 (self.state, self.place, self.paused_at) = (self.paused_from, *place, None);
                 if self.state == State::Trialing {
                     self.trial_end = Some(place.period.end);

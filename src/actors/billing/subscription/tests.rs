@@ -185,6 +185,43 @@ fn another_interval_starts_a_new_period_now() {
     assert_eq!(subscription.when(Command::Change(late)).expect_err("too old").code, ErrorCode::Invalid);
 }
 
+#[test]
+fn no_change_is_prorated_from_before_the_last_one() {
+    let mut subscription = active(1000);
+    subscription.at("2026-02-14T10:00:00Z");
+    let before = subscription.context.now;
+    subscription.at("2026-02-14T10:10:00Z");
+    let more = ChangeRequest { quantity: Some(1000), ..ChangeRequest::default() };
+    let paid = invoiced(&subscription.when(Command::Change(more)).expect("asked for")).expect("an invoice").quote.total;
+    pay(&mut subscription);
+    let fewer = ChangeRequest { quantity: Some(1), prorate_at: Some(before), ..ChangeRequest::default() };
+    subscription.when(Command::Change(fewer)).expect("changed");
+    assert_eq!(view(&mut subscription).balance, paid, "what was paid comes back, and no more");
+}
+
+#[test]
+fn a_pause_moves_the_notice_and_the_scheduled_end_and_keeps_the_day_of_the_month() {
+    let mut subscription = active(1000);
+    subscription.at("2026-02-10T10:00:00Z");
+    subscription.when(Command::Cancel { at: CancelAt::PeriodEnd }).expect("scheduled");
+    subscription.when(Command::Pause).expect("paused");
+    subscription.at("2026-02-10T10:00:01Z").when(Command::Resume).expect("resumed");
+    let shown = view(&mut subscription);
+    assert_eq!(shown.cancel_at, Some(shown.period.end));
+    subscription.when(Command::Resume).expect("goes on");
+    subscription.at("2026-02-28T10:00:01Z").when(Command::Renew).expect("renewed");
+    assert_eq!(view(&mut subscription).period.end.to_string(), "2026-03-31T10:00:01.000Z");
+
+    let mut trial = Given::<Subscription>::new("sub_1");
+    trial.when(start(offer(1000, Interval::Month, 14), 1, Exhausted::Cancel)).expect("started");
+    let began = trial.context.now;
+    trial.when(Command::Pause).expect("paused");
+    trial.context.now = began.plus_days(5);
+    let resumed = trial.when(Command::Resume).expect("resumed");
+    let notice = timer(&resumed, "trial_ending");
+    assert_eq!(notice, Some(began.plus_days(5 + 14 - 3).to_string()[..10].to_owned()));
+}
+
 fn past_due(exhausted: Exhausted) -> (Given<Subscription>, String) {
     let mut subscription = Given::<Subscription>::new("sub_1");
     subscription.when(start(offer(1999, Interval::Month, 0), 1, exhausted)).expect("started");

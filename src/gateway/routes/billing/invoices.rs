@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::payment_methods::read_method;
+use super::subscriptions::known_method;
 use super::views::{InvoiceView, RefundView, unexpected};
 use super::wait::{self, Seen};
 use crate::actors::billing::invoice::{self, Command, Invoice, Reply as Answer, State, View};
@@ -116,8 +116,7 @@ async fn pay(call: Call<PayInvoice>) -> Result<Reply, Error> {
     let (router, id, method_id) = (&call.services.router, call.param("id"), call.body.payment_method_id.clone());
     let before = read(router, id, &call.origin).await?;
     if let Some(method_id) = &method_id {
-        let known = read_method(router, &before.draft.user_id, method_id, &call.origin).await;
-        known.map_err(|_| Error::invalid("/payment_method_id", "there is no such payment method"))?;
+        known_method(router, &before.draft.user_id, method_id, &call.origin).await?;
     }
     let command = Command::Pay { method_id };
     router.ask::<Invoice>(&invoice::id(id), command, &call.origin).await?;

@@ -14,7 +14,7 @@ use crate::actors::billing::subscription::{
     self, CancelAt, ChangeRequest, Command, Reply as Answer, StartRequest, State, Subscription, View,
 };
 use crate::actors::billing::terms::terms;
-use crate::actors::billing::wallet::{self, Wallet};
+use crate::actors::billing::wallet::{self, MethodStatus, Wallet};
 use crate::actors::runtime::{Page, Router, Scope};
 use crate::gateway::page::{List, OwnedQuery};
 use crate::gateway::{Call, Endpoint, IdempotencyRule, LimitClass, Reply};
@@ -218,9 +218,15 @@ async fn start_request(call: &Call<CreateSubscription>) -> Result<StartRequest, 
     Ok(StartRequest { user_id, offer, quantity, method_id, terms })
 }
 
-async fn known_method(router: &Router, user_id: &str, method_id: &str, origin: &Origin) -> Result<(), Error> {
+pub(super) async fn known_method(
+    router: &Router,
+    user_id: &str,
+    method_id: &str,
+    origin: &Origin,
+) -> Result<(), Error> {
     match read_method(router, user_id, method_id, origin).await {
-        Ok(_) => Ok(()),
+        Ok((method, _)) if matches!(method.status, MethodStatus::Ready(_)) => Ok(()),
+        Ok(_) => Err(Error::invalid("/payment_method_id", "the payment method is still being added")),
         Err(error) if error.code == ErrorCode::NotFound => {
             Err(Error::invalid("/payment_method_id", "there is no such payment method"))
         }
