@@ -113,7 +113,7 @@ fn a_wrong_file_is_refused_with_path_and_expectation() {
         ("[billing]\ncurrency = \"usd\"\n", "billing.currency: expected an ISO 4217 currency code"),
         (
             "[billing.dunning]\nretry_after_days = [3, 1]\n",
-            "billing.dunning.retry_after_days: expected at most 20 ascending",
+            "billing.dunning.retry_after_days: expected at most 16 ascending",
         ),
         ("[limits.auth]\nper_minute = 0\n", "limits.auth.per_minute: expected 1 to"),
         ("[limits.robots]\nburst = 1\n", "limits.robots: unknown field `robots`, expected one of `auth`"),

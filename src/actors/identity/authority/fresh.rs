@@ -50,6 +50,12 @@ impl<T: Clone> Fresh<T> {
         *self.value.write().unwrap_or_else(PoisonError::into_inner) = Some((since, value));
     }
 
+    /// As [`Fresh::forget`], unless it was asked for less than `age` ago.
+    pub fn forget_older(&self, age: Duration) {
+        let mut value = self.value.write().unwrap_or_else(PoisonError::into_inner);
+        value.take_if(|(since, _)| since.elapsed() >= age);
+    }
+
     pub fn forget(&self) {
         *self.value.write().unwrap_or_else(PoisonError::into_inner) = None;
     }

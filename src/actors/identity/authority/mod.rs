@@ -45,6 +45,8 @@ use crate::settings::Settings;
 pub const SESSION_MAX_AGE: Duration = Duration::from_millis(500);
 const ROLES_MAX_AGE: Duration = Duration::from_secs(1);
 const KEYS_MAX_AGE: Duration = Duration::from_secs(60);
+/// How often the keys are asked for again because a token names one that is not known.
+const UNKNOWN_KEY_EVERY: Duration = Duration::from_secs(1);
 /// Sessions and verified tokens remembered at most.
 const SESSIONS_REMEMBERED: usize = 32_768;
 const TOKENS_REMEMBERED: usize = 32_768;
@@ -272,9 +274,9 @@ impl Authority {
             return Ok(claims);
         }
         let claims = match self.key_set().await?.verify(token, now) {
-            // Another node may have rotated the key a moment ago.
+            // Another node may have rotated the key a moment ago. Strangers name keys at will, so this is not asked each time.
             Err(TokenError::UnknownKey) => {
-                self.key_set.forget();
+                self.key_set.forget_older(UNKNOWN_KEY_EVERY);
                 self.key_set().await?.verify(token, now)?
             }
             result => result?,

@@ -302,6 +302,8 @@ async fn nobody_grants_what_they_do_not_hold() {
     assert_eq!(code(put), Some(ErrorCode::Forbidden));
     world.authority.put_role("consumer", grant.clone(), None, |_| true, &origin).await.expect("put");
     assert_eq!(world.authority.permissions_of(&["consumer".to_owned()]).await, Ok(grant.into()));
+    let stripped = world.authority.put_role("consumer", Vec::new(), None, |held| held == "roles:write", &origin).await;
+    assert_eq!(code(stripped), Some(ErrorCode::Forbidden), "who takes a permission away must have it");
 
     let suspend = UserPatch { roles: None, status: Some(Status::Suspended) };
     world.authority.update_user(&user_id, suspend, None, |_| true, &origin).await.expect("suspended");

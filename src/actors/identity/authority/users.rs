@@ -127,7 +127,7 @@ impl Authority {
     /// Replaces a role's permissions, or adds a role.
     ///
     /// # Errors
-    /// `forbidden` when the caller lacks one of them; `invalid`, `conflict`, `precondition_failed`.
+    /// `forbidden` when the caller lacks one of them, old or new; `invalid`, `conflict`, `precondition_failed`.
     pub async fn put_role(
         &self,
         name: &str,
@@ -136,6 +136,7 @@ impl Authority {
         may: impl Fn(&str) -> bool,
         origin: &Origin,
     ) -> Result<RoleView, Error> {
+        self.check_grant(&[name.to_owned()], &may).await?;
         let known = |permission: &&String| roles::permission::PERMISSIONS.contains(&permission.as_str());
         if let Some(missing) = permissions.iter().filter(known).find(|permission| !may(permission)) {
             return Err(Error::forbidden(format!("This needs the permission {missing}, which is to be granted.")));

@@ -15,6 +15,10 @@ impl User {
         keep: Option<String>,
     ) -> Result<Decision<Self>, Error> {
         self.active()?;
+        // The new password was hashed meanwhile: a reset that ended this session goes before.
+        if keep.as_ref().is_some_and(|keep| !self.sessions.contains(keep)) {
+            return Err(Error::unauthenticated("The session has ended."));
+        }
         let (ended, effects) = self.end_sessions(context, keep.as_deref(), Ended::PasswordChanged);
         let decision = Decision::reply(Reply::Sessions(ended))
             .event(Event::PasswordChanged { password, at: context.now })

@@ -8,7 +8,7 @@ use super::protocol::{Event, OneTimeToken, PendingSignUp, Reply, SignUp, Status}
 use super::state::{MAILS_AN_HOUR, User};
 use crate::actors::identity::email_claim;
 use crate::actors::identity::opaque::TokenHash;
-use crate::actors::identity::session::{Client, Method};
+use crate::actors::identity::session::{Client, Ended, Method};
 use crate::kernel::{Context, Decision, Error, Outcome};
 
 pub(super) const LAPSE_TIMER: &str = "lapse";
@@ -89,9 +89,14 @@ impl User {
     pub(super) fn claim_settled(&self, context: &Context, outcome: &Outcome) -> Decision<Self> {
         let decision = Decision::reply(Reply::Done);
         match outcome {
-            Outcome::Refused(_) if self.status == Status::Active => decision
-                .event(Event::ClaimLost { at: context.now })
-                .audit(context, "user.address_lost", context.id.key(), "failed"),
+            Outcome::Refused(_) if self.status == Status::Active => {
+                let (_, effects) = self.end_sessions(context, None, Ended::AccountSuspended);
+                let decision = decision
+                    .event(Event::ClaimLost { at: context.now })
+                    .event(Event::SignedOutEverywhere { keep: None })
+                    .audit(context, "user.address_lost", context.id.key(), "failed");
+                with_effects(decision, effects)
+            }
             _ => decision,
         }
     }

@@ -295,6 +295,7 @@ fn a_changed_password_keeps_one_session_and_a_reset_none_but_the_second_factor()
     let mut given = active();
     with_totp(&mut given);
     let first = sessions(&mut given)[0].clone();
+    let ended = first.clone();
     let changed = Command::ChangePassword { password: secret("phc-2"), keep: Some(first.clone()) };
     assert_eq!(mails(&given.when(changed).expect("changed")), [("password_changed".to_owned(), None)]);
     assert_eq!(sessions(&mut given), std::slice::from_ref(&first));
@@ -308,6 +309,9 @@ fn a_changed_password_keeps_one_session_and_a_reset_none_but_the_second_factor()
     let done = given.when(reset("r1")).expect("reset");
     assert_eq!(revoked(&done), [(first, Ended::PasswordReset)]);
     assert_eq!(refused(given.when(reset("r1"))), ErrorCode::Invalid);
+    // A change that was on its way when the reset ended its session comes too late.
+    let late = Command::ChangePassword { password: secret("phc-4"), keep: Some(ended) };
+    assert_eq!(refused(given.when(late)), ErrorCode::Unauthenticated);
     let view = user(&mut given);
     assert!(view.totp_enabled && sessions(&mut given).is_empty());
     given.when(request("r3")).expect("mailed");
@@ -315,6 +319,16 @@ fn a_changed_password_keeps_one_session_and_a_reset_none_but_the_second_factor()
     assert_eq!(refused(given.when(reset("r3"))), ErrorCode::Invalid);
     let stranger = Given::<User>::new(USER).when(request("r1")).expect("answered");
     assert!(stranger.events.is_empty() && stranger.effects.is_empty());
+}
+
+#[test]
+fn an_account_that_lost_its_address_has_no_session_left() {
+    let mut given = active();
+    let open = sessions(&mut given);
+    let lost = given.state.claim_settled(&given.context, &Outcome::Refused(Error::conflict("taken")));
+    assert_eq!(revoked(&lost), [(open[0].clone(), Ended::AccountSuspended)]);
+    lost.events.iter().for_each(|event| given.state.apply(event));
+    assert!(sessions(&mut given).is_empty());
 }
 
 #[test]
