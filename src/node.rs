@@ -136,6 +136,7 @@ async fn open_link(settings: &mut Settings, keys: &Arc<dyn KeyWrapper>) -> Resul
     let identity = identity.map_err(failed("the node's certificate"))?;
     let options = LinkSettings { plain_text: cluster.plain_text, ..LinkSettings::listening(cluster.listen) };
     let link = Link::bind(dir, options, &identity).await.map_err(failed("the link between nodes"))?;
+    link.doubt_members(link.members().len() > 1);
     if link.members().is_empty() {
         let members = BTreeMap::from([(link.node(), cluster.address.clone())]);
         link.set_members(members).map_err(failed("the list of members"))?;

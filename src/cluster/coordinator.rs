@@ -42,18 +42,26 @@ struct Plan {
 pub struct Coordinator {
     router: Router,
     view: watch::Sender<View>,
+    /// Of members that joined: SHA-256 of their public keys. Changes before the view does.
+    keys: watch::Sender<BTreeMap<u64, [u8; 32]>>,
 }
 
 impl Coordinator {
     #[must_use]
     pub fn new(router: Router) -> Self {
-        Self { router, view: watch::channel(View::default()).0 }
+        Self { router, view: watch::Sender::default(), keys: watch::Sender::default() }
     }
 
     /// The members as this node knows them; behind by as much as its copy of the meta shard is.
     #[must_use]
     pub fn view(&self) -> watch::Receiver<View> {
         self.view.subscribe()
+    }
+
+    /// The keys with which members joined; at least as new as any view that was seen before.
+    #[must_use]
+    pub fn keys(&self) -> BTreeMap<u64, [u8; 32]> {
+        self.keys.borrow().clone()
     }
 
     #[must_use]
@@ -84,6 +92,11 @@ impl Coordinator {
         self.ask(Command::Remake { cluster, member }).await.map(|_| ())
     }
 
+    /// Whether this node's view is as new as that of the leader.
+    pub async fn is_current(&self) -> bool {
+        self.ask(Command::Get).await.is_ok_and(|view| view == *self.view.borrow())
+    }
+
     pub(super) async fn ask(&self, command: Command) -> Result<View, Error> {
         self.router.ask::<Members>(&members::id(), command, &Origin::system("coordinator")).await
     }
@@ -104,6 +117,7 @@ impl Coordinator {
                 && sequence != seen
             {
                 seen = sequence;
+                self.keys.send_replace(entity.keys());
                 self.view.send_if_modified(|view| {
                     let changed = *view != *entity.view();
                     view.clone_from(entity.view());

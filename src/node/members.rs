@@ -62,6 +62,7 @@ impl Between {
         begins_anew: bool,
         (stopping, shutdown): (CancellationToken, &CancellationToken),
     ) -> Result<(), NodeError> {
+        let believing = stopping.clone();
         let member = Member {
             id: settings.node.id,
             address: settings.cluster.address.clone(),
@@ -78,7 +79,10 @@ impl Between {
         let (link, following) = (self.link.clone(), Arc::clone(coordinator));
         tokio::spawn(async move { stopping.run_until_cancelled(follow(&link, &following)).await });
         let announced = patiently(shutdown, || coordinator.announce(cluster, shards, member.clone(), founder)).await;
-        announced.map_err(failed("this node's membership"))
+        announced.map_err(failed("this node's membership"))?;
+        let (link, coordinator) = (self.link.clone(), Arc::clone(coordinator));
+        tokio::spawn(async move { believing.run_until_cancelled(believe(&link, &coordinator)).await });
+        Ok(())
     }
 
     /// Lets other nodes join from now on.
@@ -146,7 +150,7 @@ async fn follow(link: &Link, coordinator: &Coordinator) {
         };
         if !members.is_empty() {
             coordinator.router().set_peers(members.keys().copied().collect());
-            if let Err(error) = link.set_members(members) {
+            if let Err(error) = link.set_keys(coordinator.keys()).and_then(|()| link.set_members(members)) {
                 tracing::error!(%error, "the list of members cannot be kept");
             }
         }
@@ -154,6 +158,14 @@ async fn follow(link: &Link, coordinator: &Coordinator) {
             return;
         }
     }
+}
+
+/// Once this node's own copy shows the members that the cluster has, nobody else is one.
+async fn believe(link: &Link, coordinator: &Coordinator) {
+    while !coordinator.is_current().await {
+        tokio::time::sleep(AGAIN).await;
+    }
+    link.doubt_members(false);
 }
 
 /// Asks until there is an answer: a node that starts may wait for the others, for as long as nobody stops it.

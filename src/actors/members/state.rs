@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::protocol::{Command, Event, Known, Member, MemberState, Replicas, View};
 use crate::kernel::{Context, Decision, Entity, Error, ErrorCode, ShardId, Timestamp};
 
-/// Members there may be, and tokens that are open or were used and have not expired.
+/// Members there may be, and tokens that are open, or were used by who is a member no more and have not expired.
 const MAX_MEMBERS: usize = 128;
 const MAX_TOKENS: usize = 256;
 const MAX_TEXT: usize = 255;
@@ -66,6 +66,8 @@ impl Entity for Members {
             }
             Event::TokenForgotten { hash } => drop(self.tokens.remove(hash)),
             Event::Joined { token, key, member } => {
+                // Of all tokens that a node used under this id, the last one names its key.
+                self.tokens.retain(|_, token| token.used.is_none_or(|(node, _)| node != member.id));
                 if let Some(token) = self.tokens.get_mut(token) {
                     token.used = Some((member.id, *key));
                 }
@@ -100,6 +102,18 @@ impl Members {
         &self.view
     }
 
+    /// SHA-256 of the public keys with which members joined. The first member has none: it formed the cluster.
+    #[must_use]
+    pub fn keys(&self) -> BTreeMap<u64, [u8; 32]> {
+        let used = self.tokens.values().filter_map(|token| token.used);
+        used.filter(|(node, _)| self.view.members.contains_key(node)).collect()
+    }
+
+    /// Whether a token says with which key a member joined: it stays for as long as the member.
+    fn names_a_key(&self, token: &Token) -> bool {
+        token.used.is_some_and(|(node, _)| self.view.members.contains_key(&node))
+    }
+
     /// The answer to `events`: the view after them.
     fn after(&self, events: Vec<Event>) -> Decision<Self> {
         let mut next = self.clone();
@@ -120,9 +134,10 @@ impl Members {
         if expires <= context.now {
             return Err(Error::invalid("/expires_at", "lies in the past"));
         }
-        let over = self.tokens.iter().filter(|(_, token)| token.expires <= context.now);
+        let others = || self.tokens.iter().filter(|(_, token)| !self.names_a_key(token));
+        let over = others().filter(|(_, token)| token.expires <= context.now);
         let mut events: Vec<Event> = over.map(|(hash, _)| Event::TokenForgotten { hash: *hash }).collect();
-        if self.tokens.len() - events.len() >= MAX_TOKENS {
+        if others().count() - events.len() >= MAX_TOKENS {
             return Err(Error::conflict("There are as many join tokens as there may be; wait until some expire."));
         }
         events.push(Event::TokenAdded { hash, expires });

@@ -57,6 +57,25 @@ fn a_token_lets_one_node_in_once_and_answers_it_again() {
 }
 
 #[test]
+fn the_key_of_a_member_is_known_for_as_long_as_it_is_one() {
+    let mut given = formed();
+    let first = token(&mut given, 7);
+    join(&mut given, first, 1, 2).expect("joins");
+    let keys = |given: &Given<Members>| given.state.keys();
+    assert_eq!(keys(&given), [(2, [1; 32])].into());
+    // Long after the token has expired.
+    given.context.now = given.context.now.plus_minutes(60);
+    let second = token(&mut given, 8);
+    assert_eq!(keys(&given), [(2, [1; 32])].into());
+    given.when(Command::Remove { node: 2 }).expect("leaves");
+    given.when(Command::Forget { node: 2 }).expect("is gone");
+    assert!(keys(&given).is_empty());
+    join(&mut given, second, 3, 2).expect("another node with the same id");
+    assert_eq!(keys(&given), [(2, [3; 32])].into());
+    assert!(join(&mut given, first, 1, 2).is_err(), "the first one again");
+}
+
+#[test]
 fn draining_ends_at_the_next_start_and_leaving_only_without_shards() {
     let mut given = formed();
     assert_eq!(given.when(Command::Drain { node: 1 }).expect_err("alone").code, ErrorCode::Conflict);

@@ -51,7 +51,7 @@ pub enum Refused {
     UnknownToken,
     #[error("the token was used already")]
     UsedToken,
-    #[error("another member has this node id")]
+    #[error("another member has this node id; choose another node.id, or remove that member first")]
     NodeId,
     #[error("the cluster cannot decide now")]
     Unavailable,

@@ -14,7 +14,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use super::hello::{Answer, HELLO_BYTES, Hello, Lane, Rejection, agree};
+use super::peers::Caller;
 use super::stream::{Io, StreamError, frames, read_one, write_one};
+use super::tls::key_of;
 use super::{BUILD, LinkError, Shared, Stranger, Wire, dial};
 
 /// The first byte of a TLS handshake record (RFC 8446 §5.1).
@@ -72,7 +74,11 @@ async fn greet(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr) -> 
     let closed = shared.stop.child_token();
     let admitted = checked.and_then(|wire| match hello.lane {
         Lane::Join => Ok(wire),
-        lane => shared.peers.admit(hello.from, lane, hello.incarnation, &hello.build, &closed).map(|()| wire),
+        lane => {
+            let key = certificate.as_ref().and_then(key_of);
+            let caller = Caller { node: hello.from, key, incarnation: hello.incarnation, build: &hello.build };
+            shared.peers.admit(&caller, lane, &closed).map(|()| wire)
+        }
     });
     let wire = match admitted {
         Ok(wire) => wire,

@@ -42,21 +42,28 @@ impl Link {
         let alive = self.shared.peers.alive(node);
         let disconnects = counter!("construct_link_disconnects_total", "lane" => lane.as_str());
         let mut misses = 0;
+        let mut told = String::new();
         let keep = async {
             while self.shared.peers.address(node).is_some() {
                 let heard = alive.notified();
                 match self.open(node, lane).await {
                     Ok(wire) => {
                         misses = 0;
+                        told.clear();
                         tracing::info!(node, %lane, "connected");
                         self.run_while_known(wire, &run).await;
                         tracing::info!(node, %lane, "disconnected");
                         disconnects.increment(1);
                     }
-                    Err(error) if misses == 0 => {
-                        tracing::warn!(node, %lane, error = %chain(&error), "a node cannot be reached");
+                    Err(error) => {
+                        let error = chain(&error);
+                        if told == error {
+                            tracing::debug!(node, %lane, error, "a node cannot be reached");
+                        } else {
+                            tracing::warn!(node, %lane, error, "a node cannot be reached");
+                            told = error;
+                        }
                     }
-                    Err(error) => tracing::debug!(node, %lane, error = %chain(&error), "a node cannot be reached"),
                 }
                 let pause = pause(self.shared.settings.redial, misses);
                 misses = misses.saturating_add(1);
@@ -94,8 +101,15 @@ fn pause((least, most): (Duration, Duration), misses: u32) -> Duration {
 
 async fn dial(shared: &Arc<Shared>, node: u64, lane: Lane, address: &str) -> Result<Wire, LinkError> {
     let stream = connect(address, &shared.settings, Some(shared.address.ip())).await?;
-    let mut io: Io =
-        if shared.settings.plain_text { Box::new(stream) } else { shared.tls.connect(node, stream).await? };
+    let mut io: Io = if shared.settings.plain_text {
+        Box::new(stream)
+    } else {
+        let (io, key) = shared.tls.connect(node, stream).await?;
+        if !shared.peers.is_key_of(node, key) {
+            return Err(LinkError::OtherKey(node));
+        }
+        io
+    };
     let hello = Hello {
         wire: WIRE,
         lane,

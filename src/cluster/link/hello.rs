@@ -86,6 +86,11 @@ pub enum Rejection {
     Certificate,
     #[error("the other side takes no more streams of this lane now")]
     Busy,
+    #[error(
+        "this node id has joined with another key: the node that had it was removed, and its data directory is of no use \
+         any more; start with an empty one and a new join token"
+    )]
+    Key,
 }
 
 impl Rejection {
@@ -98,6 +103,7 @@ impl Rejection {
             Self::NotMember => "not_member",
             Self::Certificate => "certificate",
             Self::Busy => "busy",
+            Self::Key => "key",
         }
     }
 }

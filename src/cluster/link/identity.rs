@@ -3,7 +3,8 @@
 //! The authority's key is derived from the cluster's keys (`keys.derive`): every member holds it, sealed in its keyset,
 //! and there is nothing more to store, replicate or lose. Its certificate is a pure function of that key and the
 //! cluster's id, so that all members trust the same bytes. A node's own key is made on the node and never leaves it.
-//! Files, under `DATA/cluster/`: `node.key` (PKCS #8, mode 0600), `node.crt` and `ca.crt`, all DER.
+//! Files, under `DATA/cluster/`: `node.key` and its copy `node.copy.key` (PKCS #8, mode 0600), `node.crt` and `ca.crt`, all
+//! DER.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -26,7 +27,7 @@ pub type ClusterId = [u8; 16];
 const CA_LABEL: &str = "cluster ca v1";
 /// PKCS #8 (RFC 8410 §7) of an Ed25519 private key, without the 32 bytes of the key itself.
 const ED25519_PKCS8: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
-const ED25519_BYTES: usize = 32;
+pub(super) const ED25519_BYTES: usize = 32;
 
 /// Why a node has no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -140,7 +141,7 @@ pub struct Identity {
 
 impl Identity {
     /// What the data directory holds. A member signs itself its certificate, and again when the kept one is damaged or of
-    /// another authority; a damaged key is set aside for a new one, since who may take part is decided by membership.
+    /// another authority.
     ///
     /// # Errors
     /// [`IdentityError`].
@@ -161,7 +162,8 @@ impl Identity {
     }
 }
 
-/// The node's own key pair in its data directory, made at first use.
+/// The node's own key pair in its data directory, made at first use. Members know a node by its key, so it is kept twice;
+/// a damaged file is written again from the other, and with both damaged the node is another one to them.
 pub struct NodeKey {
     directory: PathBuf,
     key: KeyPair,
@@ -173,29 +175,16 @@ impl NodeKey {
     pub fn open(data_dir: &Path) -> Result<Self, IdentityError> {
         let directory = data_dir.join("cluster");
         fs::create_dir_all(&directory).map_err(io_at(&directory))?;
-        let path = directory.join("node.key");
-        let kept = match fs::read(&path).map(Zeroizing::new) {
-            Ok(bytes) => {
-                let bytes = PrivatePkcs8KeyDer::from(bytes.as_slice());
-                let key = KeyPair::from_pkcs8_der_and_sign_algo(&bytes, &PKCS_ED25519);
-                if let Err(error) = &key {
-                    let aside = path.with_extension("damaged");
-                    tracing::error!(%error, aside = %aside.display(), "this node's key is damaged; it gets a new one");
-                    fs::rename(&path, &aside).map_err(io_at(&path))?;
-                }
-                key.ok()
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(io_at(&path)(error)),
-        };
-        let key = match kept {
+        let paths = ["node.key", "node.copy.key"].map(|name| directory.join(name));
+        let [kept, copy] = [read_key(&paths[0])?, read_key(&paths[1])?];
+        let whole = [kept.is_some(), copy.is_some()];
+        let key = match kept.or(copy) {
             Some(key) => key,
-            None => {
-                let key = KeyPair::generate_for(&PKCS_ED25519)?;
-                write(&path, &Zeroizing::new(key.serialize_der()), 0o600)?;
-                key
-            }
+            None => KeyPair::generate_for(&PKCS_ED25519)?,
         };
+        for (path, _) in paths.iter().zip(whole).filter(|(_, whole)| !whole) {
+            write(path, &Zeroizing::new(key.serialize_der()), 0o600)?;
+        }
         Ok(Self { directory, key })
     }
 
@@ -226,6 +215,22 @@ impl NodeKey {
         };
         Ok(holds("node.crt", certificate)? && holds("ca.crt", authority)?)
     }
+}
+
+/// The key in a file, if there is a whole one; a damaged file is set aside.
+fn read_key(path: &Path) -> Result<Option<KeyPair>, IdentityError> {
+    let bytes = match fs::read(path).map(Zeroizing::new) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io_at(path)(error)),
+    };
+    let key = KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(bytes.as_slice()), &PKCS_ED25519);
+    if let Err(error) = &key {
+        let aside = path.with_extension("damaged");
+        tracing::error!(%error, aside = %aside.display(), "a file with this node's key is damaged");
+        fs::rename(path, &aside).map_err(io_at(path))?;
+    }
+    Ok(key.ok())
 }
 
 fn io_at(path: &Path) -> impl FnOnce(io::Error) -> IdentityError {
@@ -273,11 +278,11 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_key_or_certificate_is_made_again() {
+    fn a_damaged_key_or_certificate_is_mended() {
         let (keys_dir, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let keys = FileKeys::open(keys_dir.path()).unwrap();
         let made = Identity::open(dir.path(), 3, [7; 16], &keys).unwrap();
-        for name in ["node.crt", "ca.crt", "node.key"] {
+        for name in ["node.crt", "ca.crt", "node.key", "node.copy.key"] {
             let path = dir.path().join("cluster").join(name);
             let whole = fs::read(&path).unwrap();
             for at in 0..whole.len() {
@@ -286,12 +291,15 @@ mod tests {
                 for bytes in [&damaged[..], &whole[..at]] {
                     fs::write(&path, bytes).unwrap();
                     let opened = Identity::open(dir.path(), 3, [7; 16], &keys).unwrap();
-                    assert_eq!(opened.certificate == made.certificate, name != "node.key", "{name}: byte {at}");
+                    assert_eq!(opened.certificate, made.certificate, "{name}: byte {at}");
                     assert_eq!(opened.authority, made.authority);
+                    assert_eq!(fs::read(&path).unwrap(), whole, "{name}: byte {at}");
                 }
             }
-            fs::write(&path, &whole).unwrap();
         }
-        assert_eq!(Identity::open(dir.path(), 3, [7; 16], &keys).unwrap().certificate, made.certificate);
+        for name in ["node.key", "node.copy.key"] {
+            fs::write(dir.path().join("cluster").join(name), b"gone").unwrap();
+        }
+        assert_ne!(Identity::open(dir.path(), 3, [7; 16], &keys).unwrap().certificate, made.certificate);
     }
 }

@@ -114,6 +114,8 @@ pub enum LinkError {
     Handshake(Duration),
     #[error("the stream was refused: {0}")]
     Refused(#[from] Rejection),
+    #[error("another process answers as node {0}, with another key than the one the node joined with")]
+    OtherKey(u64),
     #[error(transparent)]
     Stream(#[from] StreamError),
     #[error("the other side does not speak this protocol")]
@@ -216,6 +218,21 @@ impl Link {
     /// [`LinkError::Members`]: they hold, but not beyond this process.
     pub fn set_members(&self, members: BTreeMap<u64, String>) -> Result<(), LinkError> {
         self.shared.peers.set_members(members).map_err(LinkError::Members)
+    }
+
+    /// Replaces what is known of the members' public keys, by SHA-256: whoever comes as one of them with another key is
+    /// refused. Kept for the next start.
+    ///
+    /// # Errors
+    /// [`LinkError::Members`]: they hold, but not beyond this process.
+    pub fn set_keys(&self, keys: BTreeMap<u64, [u8; 32]>) -> Result<(), LinkError> {
+        self.shared.peers.set_keys(keys).map_err(LinkError::Members)
+    }
+
+    /// Whether the members may have changed without this node: one that starts again knows them as of its last life, and who
+    /// joined since may be the only one to tell. Meanwhile every certificate of the cluster is good enough.
+    pub fn doubt_members(&self, doubted: bool) {
+        self.shared.peers.doubt(doubted);
     }
 
     /// The members as this node knows them.

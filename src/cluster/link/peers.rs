@@ -11,6 +11,9 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::hello::{Lane, Rejection};
+use super::tls::KeyHash;
+
+type Keys = BTreeMap<u64, KeyHash>;
 
 const FILE: &str = "peers.json";
 /// Streams of one lane that one node may have open towards this one.
@@ -20,7 +23,7 @@ const SNAPSHOT_STREAMS: usize = 4;
 pub(in crate::cluster) fn remember(data_dir: &Path, members: &BTreeMap<u64, String>) -> io::Result<()> {
     let directory = data_dir.join("cluster");
     fs::create_dir_all(&directory)?;
-    write(&directory.join(FILE), members)
+    write(&directory.join(FILE), members, &BTreeMap::new())
 }
 
 /// The file. Before it had a checksum it was the map alone.
@@ -28,21 +31,39 @@ pub(in crate::cluster) fn remember(data_dir: &Path, members: &BTreeMap<u64, Stri
 #[serde(deny_unknown_fields)]
 struct Stored {
     members: BTreeMap<u64, String>,
-    /// CRC-32C of the members.
+    /// Of those that joined, in hexadecimal.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    keys: BTreeMap<u64, String>,
+    /// CRC-32C of the members and keys.
     checksum: u32,
 }
 
-fn sum(members: &BTreeMap<u64, String>) -> u32 {
-    members.iter().fold(0, |sum, (id, address)| crc32c::crc32c_append(sum, format!("{id} {address}\n").as_bytes()))
+impl Stored {
+    fn new(members: &BTreeMap<u64, String>, keys: &Keys) -> Self {
+        let keys = keys.iter().map(|(node, key)| (*node, hex::encode(key))).collect();
+        let mut stored = Self { members: members.clone(), keys, checksum: 0 };
+        stored.checksum = stored.sum();
+        stored
+    }
+
+    fn sum(&self) -> u32 {
+        let lines = self.members.iter().chain(&self.keys);
+        lines.fold(0, |sum, (id, text)| crc32c::crc32c_append(sum, format!("{id} {text}\n").as_bytes()))
+    }
+
+    fn keys(&self) -> Option<Keys> {
+        let decoded = self.keys.iter().map(|(node, key)| Some((*node, hex::decode(key).ok()?.try_into().ok()?)));
+        decoded.collect()
+    }
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> io::Result<BTreeMap<u64, String>> {
+fn parse(path: &Path, bytes: &[u8]) -> io::Result<(BTreeMap<u64, String>, Keys)> {
     if let Ok(members) = serde_json::from_slice(bytes) {
-        return Ok(members);
+        return Ok((members, Keys::new()));
     }
     let stored = serde_json::from_slice::<Stored>(bytes).ok();
-    let whole = stored.filter(|stored| sum(&stored.members) == stored.checksum);
-    whole.map(|stored| stored.members).ok_or_else(|| {
+    let whole = stored.filter(|stored| stored.sum() == stored.checksum);
+    whole.and_then(|stored| Some((stored.members.clone(), stored.keys()?))).ok_or_else(|| {
         let problem = format!(
             "{} is damaged. Lost with it: where other nodes are reached, nothing else. Remedy: copy the file from another \
              node of the cluster, all of them have the same; on a single node remove it",
@@ -52,8 +73,8 @@ fn parse(path: &Path, bytes: &[u8]) -> io::Result<BTreeMap<u64, String>> {
     })
 }
 
-fn write(path: &Path, members: &BTreeMap<u64, String>) -> io::Result<()> {
-    let stored = Stored { members: members.clone(), checksum: sum(members) };
+fn write(path: &Path, members: &BTreeMap<u64, String>, keys: &Keys) -> io::Result<()> {
+    let stored = Stored::new(members, keys);
     let partial = path.with_extension("partial");
     let mut file = File::create(&partial)?;
     file.write_all(&serde_json::to_vec_pretty(&stored)?)?;
@@ -86,6 +107,9 @@ pub(super) struct Peers {
 struct Table {
     /// `None` until this node first hears of any members.
     members: Option<BTreeMap<u64, String>>,
+    keys: Keys,
+    /// Members and keys may be older than what the cluster has decided: nobody is refused for them.
+    doubted: bool,
     /// Addresses of nodes that a shard's log names.
     learned: BTreeMap<u64, String>,
     seen: BTreeMap<u64, Seen>,
@@ -96,42 +120,109 @@ struct Seen {
     connected: bool,
     incarnation: Option<u64>,
     build: Option<String>,
-    /// Streams that the node opened towards this one.
-    inbound: Vec<(Lane, CancellationToken)>,
+    /// Streams that the node opened towards this one, with the key it showed.
+    inbound: Vec<Inbound>,
     /// Told when the node shows that it is there.
     alive: Arc<Notify>,
+}
+
+struct Inbound {
+    lane: Lane,
+    key: Option<KeyHash>,
+    stream: CancellationToken,
+}
+
+/// Who opens a stream, as its hello and its certificate say.
+pub(super) struct Caller<'a> {
+    pub node: u64,
+    /// `None` in plain text.
+    pub key: Option<KeyHash>,
+    pub incarnation: u64,
+    pub build: &'a str,
+}
+
+impl Table {
+    /// Without encryption nobody shows a key.
+    fn is_key_of(&self, node: u64, shown: Option<KeyHash>) -> bool {
+        self.doubted || self.keys.get(&node).is_none_or(|known| shown.is_none_or(|shown| shown == *known))
+    }
+
+    fn admits(&self, node: u64, key: Option<KeyHash>) -> Result<(), Rejection> {
+        if !self.doubted && self.members.as_ref().is_some_and(|members| !members.contains_key(&node)) {
+            return Err(Rejection::NotMember);
+        }
+        if self.is_key_of(node, key) { Ok(()) } else { Err(Rejection::Key) }
+    }
+
+    /// Closes the streams of whoever would not be let in any more.
+    fn close_strangers(&mut self) {
+        let mut seen = std::mem::take(&mut self.seen);
+        for (node, seen) in &mut seen {
+            seen.inbound.retain(|inbound| {
+                let admitted = self.admits(*node, inbound.key).is_ok();
+                if !admitted {
+                    inbound.stream.cancel();
+                }
+                admitted
+            });
+        }
+        self.seen = seen;
+    }
 }
 
 impl Peers {
     /// Reads the members that were known last.
     pub fn open(data_dir: &Path) -> io::Result<Self> {
         let path = data_dir.join("cluster").join(FILE);
-        let members = match fs::read(&path) {
-            Ok(bytes) => Some(parse(&path, &bytes)?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        let (members, keys) = match fs::read(&path) {
+            Ok(bytes) => parse(&path, &bytes).map(|(members, keys)| (Some(members), keys))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (None, Keys::new()),
             Err(error) => return Err(error),
         };
-        let table = Mutex::new(Table { members, ..Table::default() });
+        let table = Mutex::new(Table { members, keys, ..Table::default() });
         Ok(Self { path, table, changed: watch::channel(0).0 })
     }
 
     /// Replaces the members, durably. Streams of a node that no longer is one are closed.
     pub fn set_members(&self, members: BTreeMap<u64, String>) -> io::Result<()> {
-        {
+        let keys = {
             let mut table = self.lock();
             if table.members.as_ref() == Some(&members) {
                 return Ok(());
             }
-            for (node, seen) in &mut table.seen {
-                if !members.contains_key(node) {
-                    seen.inbound.drain(..).for_each(|(_, stream)| stream.cancel());
-                }
-            }
             table.learned.retain(|node, _| members.contains_key(node));
             table.members = Some(members.clone());
-        }
+            table.close_strangers();
+            table.keys.clone()
+        };
         self.changed.send_modify(|changes| *changes += 1);
-        write(&self.path, &members)
+        write(&self.path, &members, &keys)
+    }
+
+    /// Replaces the keys of members, durably. Streams of whoever showed another key are closed.
+    pub fn set_keys(&self, keys: Keys) -> io::Result<()> {
+        let members = {
+            let mut table = self.lock();
+            if table.keys == keys {
+                return Ok(());
+            }
+            table.keys.clone_from(&keys);
+            table.close_strangers();
+            table.members.clone()
+        };
+        members.map_or(Ok(()), |members| write(&self.path, &members, &keys))
+    }
+
+    /// Whether members and keys may be out of date; once they are not, the streams of strangers are closed.
+    pub fn doubt(&self, doubted: bool) {
+        let mut table = self.lock();
+        table.doubted = doubted;
+        table.close_strangers();
+    }
+
+    /// Whether a node may show this key.
+    pub fn is_key_of(&self, node: u64, shown: Option<KeyHash>) -> bool {
+        self.lock().is_key_of(node, shown)
     }
 
     /// An address that a shard's log names for a node. What the membership says goes before it.
@@ -160,32 +251,24 @@ impl Peers {
 
     /// Registers a stream that a node opened, or says why not. One of the raft or the entity lane takes the place of
     /// the one before it; a node that restarted loses all it had.
-    pub fn admit(
-        &self,
-        node: u64,
-        lane: Lane,
-        incarnation: u64,
-        build: &str,
-        stream: &CancellationToken,
-    ) -> Result<(), Rejection> {
+    pub fn admit(&self, caller: &Caller, lane: Lane, stream: &CancellationToken) -> Result<(), Rejection> {
+        let Caller { node, key, incarnation, build } = *caller;
         let mut table = self.lock();
-        if table.members.as_ref().is_some_and(|members| !members.contains_key(&node)) {
-            return Err(Rejection::NotMember);
-        }
+        table.admits(node, key)?;
         let seen = table.seen.entry(node).or_default();
-        seen.inbound.retain(|(_, stream)| !stream.is_cancelled());
+        seen.inbound.retain(|inbound| !inbound.stream.is_cancelled());
         let restarted = seen.incarnation.is_some_and(|known| known != incarnation);
         let replaced = |of: Lane| restarted || (of == lane && lane != Lane::Snapshot);
-        seen.inbound.retain(|(of, stream)| {
-            if replaced(*of) {
-                stream.cancel();
+        seen.inbound.retain(|inbound| {
+            if replaced(inbound.lane) {
+                inbound.stream.cancel();
             }
-            !replaced(*of)
+            !replaced(inbound.lane)
         });
-        if seen.inbound.iter().filter(|(of, _)| *of == lane).count() >= SNAPSHOT_STREAMS {
+        if seen.inbound.iter().filter(|inbound| inbound.lane == lane).count() >= SNAPSHOT_STREAMS {
             return Err(Rejection::Busy);
         }
-        seen.inbound.push((lane, stream.clone()));
+        seen.inbound.push(Inbound { lane, key, stream: stream.clone() });
         (seen.incarnation, seen.build) = (Some(incarnation), Some(build.to_owned()));
         seen.alive.notify_waiters();
         Ok(())
@@ -245,6 +328,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let members = BTreeMap::from([(1, "127.0.0.1:8082".to_owned()), (2, "127.0.0.2:8082".to_owned())]);
         remember(dir.path(), &members).unwrap();
+        let keys = Keys::from([(2, [7; 32])]);
+        Peers::open(dir.path()).unwrap().set_keys(keys.clone()).unwrap();
         let path = dir.path().join("cluster").join(FILE);
         let whole = fs::read(&path).unwrap();
         for at in 0..whole.len() {
@@ -253,7 +338,9 @@ mod tests {
             for bytes in [&damaged[..], &whole[..at]] {
                 fs::write(&path, bytes).unwrap();
                 match Peers::open(dir.path()) {
-                    Ok(peers) => assert_eq!(peers.members(), members, "byte {at}"),
+                    Ok(peers) => {
+                        assert_eq!((peers.members(), &peers.lock().keys), (members.clone(), &keys), "byte {at}");
+                    }
                     Err(error) => assert!(error.to_string().contains("peers.json is damaged"), "{error}"),
                 }
             }

@@ -32,9 +32,19 @@ impl Site {
     }
 
     pub fn identity(&self, node: u64) -> Identity {
-        let dir = self.dir.path().join(node.to_string());
+        self.identity_in(&node.to_string(), node)
+    }
+
+    fn identity_in(&self, directory: &str, node: u64) -> Identity {
+        let dir = self.dir.path().join(directory);
         std::fs::create_dir_all(&dir).expect("a test on this machine");
         Identity::open(&dir, node, CLUSTER, &self.keys).expect("a test on this machine")
+    }
+
+    /// A node with another data directory.
+    pub async fn elsewhere(&self, directory: &str, node: u64) -> Link {
+        let identity = self.identity_in(directory, node);
+        Link::bind(&self.dir.path().join(directory), settings(), &identity).await.expect("a test on this machine")
     }
 
     pub async fn link_with(&self, node: u64, settings: LinkSettings) -> Link {

@@ -225,6 +225,35 @@ async fn a_restarted_node_is_another_incarnation_and_loses_the_streams_it_had() 
 }
 
 #[tokio::test]
+async fn a_node_id_that_joined_with_another_key_is_refused_both_ways_once_the_members_are_certain() {
+    let site = Site::new();
+    let (one, two) = (site.link(1).await, site.link(2).await);
+    introduce(&[&one, &two]);
+    echo(&one, Lane::Raft);
+    let key = NodeKey::open(&site.dir.path().join("2")).unwrap().public_key();
+    let key: [u8; 32] = ring::digest::digest(&ring::digest::SHA256, &key).as_ref().try_into().unwrap();
+    one.set_keys(BTreeMap::from([(2, key)])).unwrap();
+    let mut wire = two.open(1, Lane::Raft).await.unwrap();
+    assert_eq!(round_trip(&mut wire, b"x").await.unwrap(), b"x");
+
+    // The data directory of a node that had this id before.
+    let old = site.elsewhere("before", 2).await;
+    old.set_members(one.members()).unwrap();
+    assert!(refused(old.open(1, Lane::Raft).await).await.contains("joined with another key"));
+    one.set_members(BTreeMap::from([(1, one.address().to_string()), (2, old.address().to_string())])).unwrap();
+    assert!(refused(one.open(2, Lane::Raft).await).await.contains("answers as node 2, with another key"));
+
+    one.doubt_members(true);
+    let wire = old.open(1, Lane::Raft).await.unwrap();
+    one.doubt_members(false);
+    timeout(DEADLINE, wire.sender.closed().cancelled()).await.expect("its stream is closed");
+    one.shutdown().await;
+    let again = site.link(1).await;
+    old.set_members(BTreeMap::from([(1, again.address().to_string())])).unwrap();
+    assert!(refused(old.open(1, Lane::Raft).await).await.contains("joined with another key"), "kept");
+}
+
+#[tokio::test]
 async fn members_are_known_again_after_a_restart() {
     let site = Site::new();
     let one = site.link(1).await;

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use ::ring::digest::{SHA256, digest};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls13_signature};
@@ -16,7 +17,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::identity::{ClusterId, Identity, fingerprint, member_name, node_name};
+use super::identity::{ClusterId, ED25519_BYTES, Identity, fingerprint, member_name, node_name};
 use super::stream::{Io, StreamError};
 
 /// The TLS side of a member.
@@ -59,10 +60,12 @@ impl Tls {
         Ok((Box::new(stream), shown.map(CertificateDer::into_owned)))
     }
 
-    /// Succeeds only when the other side shows the certificate of `node`.
-    pub async fn connect(&self, node: u64, stream: TcpStream) -> Result<Io, StreamError> {
+    /// Succeeds only when the other side shows a certificate of `node`; answers the key that was shown.
+    pub async fn connect(&self, node: u64, stream: TcpStream) -> Result<(Io, Option<KeyHash>), StreamError> {
         let name = server_name(node_name(node, &self.cluster))?;
-        Ok(Box::new(self.connector.connect(name, stream).await?))
+        let stream = self.connector.connect(name, stream).await?;
+        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).and_then(key_of);
+        Ok((Box::new(stream), shown))
     }
 
     /// Whether a certificate of this cluster's authority was issued to `node`.
@@ -74,6 +77,18 @@ impl Tls {
         };
         verify_server_name(&parsed, &name).is_ok()
     }
+}
+
+/// SHA-256 of a raw Ed25519 public key.
+pub(super) type KeyHash = [u8; 32];
+
+/// The key of a node's certificate: the last bytes of its SubjectPublicKeyInfo (RFC 8410 §4).
+pub(super) fn key_of(certificate: &CertificateDer<'_>) -> Option<KeyHash> {
+    let parsed = ParsedCertificate::try_from(certificate).ok()?;
+    let info = parsed.subject_public_key_info();
+    let mut hash = KeyHash::default();
+    hash.copy_from_slice(digest(&SHA256, info.last_chunk::<ED25519_BYTES>()?).as_ref());
+    Some(hash)
 }
 
 /// Connects to a member of a cluster of which only the authority's fingerprint is known.

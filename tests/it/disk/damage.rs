@@ -56,7 +56,7 @@ impl Kind {
             ["keyset"] => Self::Keyset,
             ["admin-token"] => Self::AdminToken,
             ["vapid.key"] => Self::VapidKey,
-            ["cluster", "node.key" | "node.crt" | "ca.crt"] => Self::Certificate,
+            ["cluster", "node.key" | "node.copy.key" | "node.crt" | "ca.crt"] => Self::Certificate,
             ["cluster", "peers.json"] => Self::Peers,
             ["wal", name] if name.ends_with(".wal") => Self::Segment,
             ["state", "db" | "conf"] | ["state", "blobs", _] => Self::Database,
