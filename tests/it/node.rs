@@ -43,8 +43,7 @@ impl Plan {
 
     /// Sets a key of the configuration, such as `mail.transport`.
     pub fn set(mut self, key: &str, value: &str) -> Self {
-        let name = format!("CONSTRUCT__{}", key.to_uppercase().replace('.', "__"));
-        self.environment.push((name, value.to_owned()));
+        self.environment.push((variable(key), value.to_owned()));
         self
     }
 
@@ -96,6 +95,11 @@ impl Plan {
     }
 }
 
+/// The environment variable of a key of the configuration.
+fn variable(key: &str) -> String {
+    format!("CONSTRUCT__{}", key.to_uppercase().replace('.', "__"))
+}
+
 /// A loopback address that no other test of this run uses.
 pub fn loopback() -> Ipv4Addr {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -125,6 +129,21 @@ pub struct Node {
 impl Node {
     pub fn data(&self) -> PathBuf {
         self.data.clone()
+    }
+
+    /// What the node is called in its cluster.
+    #[cfg(all(feature = "failpoints", feature = "peers"))]
+    pub fn id(&self) -> u64 {
+        let set = self.environment.iter().find(|(name, _)| name == "CONSTRUCT__NODE__ID");
+        set.map_or(1, |(_, id)| id.parse().expect("a number"))
+    }
+
+    /// Sets a key of the configuration from the next start on.
+    #[cfg(all(feature = "failpoints", feature = "peers"))]
+    pub fn set(&mut self, key: &str, value: &str) {
+        let name = variable(key);
+        self.environment.retain(|(known, _)| *known != name);
+        self.environment.push((name, value.to_owned()));
     }
 
     /// Resident memory of the process in bytes.

@@ -78,6 +78,39 @@ impl Socket {
         Some(Ok(socket))
     }
 
+    /// Everything published so far, without a round trip.
+    #[cfg(all(feature = "failpoints", feature = "peers"))]
+    pub fn publications(&self) -> &[Value] {
+        &self.publications
+    }
+
+    /// Where the one server-side subscription stood when it was made.
+    #[cfg(all(feature = "failpoints", feature = "peers"))]
+    pub fn offset(&self) -> u64 {
+        let subs = self.connected["subs"].as_object().into_iter().flatten();
+        subs.filter_map(|(_, sub)| sub["offset"].as_u64()).next().unwrap_or(0)
+    }
+
+    /// Waits for the next frame; false when the socket is closed.
+    #[cfg(all(feature = "failpoints", feature = "peers"))]
+    pub async fn goes_on(&mut self) -> bool {
+        self.next().await.is_some()
+    }
+
+    /// As [`Listener::renew`]; false when the node is gone or does not let it in.
+    pub async fn try_renew(&mut self, token: &str) -> bool {
+        let request = json!({ "token": token, "name": "tests", "subs": self.positions() });
+        let Some(Ok(renewed)) = Self::try_open_with(self.address, request).await else { return false };
+        for sub in renewed.connected["subs"].as_object().into_iter().flatten().map(|(_, sub)| sub) {
+            assert_eq!(sub["recovered"], true, "{sub}");
+        }
+        self.stream = renewed.stream;
+        self.connected = renewed.connected;
+        self.publications.extend(renewed.publications);
+        self.close_code = None;
+        true
+    }
+
     /// Connects to another node the next time.
     pub fn move_to(&mut self, address: SocketAddr) {
         self.address = address;
@@ -175,15 +208,7 @@ impl Listener for Socket {
     }
 
     async fn renew(&mut self, token: &str) {
-        let request = json!({ "token": token, "name": "tests", "subs": self.positions() });
-        let renewed = Self::open_with(self.address, request).await.expect("connected again");
-        for sub in renewed.connected["subs"].as_object().into_iter().flatten().map(|(_, sub)| sub) {
-            assert_eq!(sub["recovered"], true, "{sub}");
-        }
-        self.stream = renewed.stream;
-        self.connected = renewed.connected;
-        self.publications.extend(renewed.publications);
-        self.close_code = None;
+        assert!(self.try_renew(token).await, "connected again");
     }
 
     async fn rpc(&mut self, method: &str, data: Value) -> Value {

@@ -4,13 +4,23 @@ mod between;
 #[cfg(all(feature = "failpoints", feature = "peers"))]
 mod faults;
 #[cfg(all(feature = "failpoints", feature = "peers"))]
+mod grow;
+#[cfg(all(feature = "failpoints", feature = "peers"))]
 mod history;
+#[cfg(all(feature = "failpoints", feature = "peers"))]
+mod journey;
 #[cfg(all(feature = "failpoints", feature = "peers"))]
 mod nemesis;
 #[cfg(all(feature = "failpoints", feature = "peers"))]
 mod registers;
 #[cfg(all(feature = "failpoints", feature = "peers"))]
+mod returns;
+#[cfg(all(feature = "failpoints", feature = "peers"))]
+mod roaming;
+#[cfg(all(feature = "failpoints", feature = "peers"))]
 mod sales;
+#[cfg(all(feature = "failpoints", feature = "peers"))]
+mod silence;
 mod tour;
 
 use std::net::IpAddr;
@@ -36,6 +46,8 @@ pub struct Cluster {
     between: Option<Between>,
     /// What each node is started with, by its place; the identity comes on top.
     plan: Box<dyn Fn(usize) -> Plan + Send + Sync>,
+    /// Nodes that were started so far; the next one has the next number as its id.
+    started: usize,
     shared: TempDir,
 }
 
@@ -52,7 +64,7 @@ impl Cluster {
         between: Option<Between>,
     ) -> Self {
         let (shared, plan) = (TempDir::new().expect("a temporary directory"), Box::new(plan));
-        let mut cluster = Self { nodes: Vec::new(), between, plan, shared };
+        let mut cluster = Self { nodes: Vec::new(), between, plan, started: 0, shared };
         for _ in 0..size {
             cluster.join().await;
         }
@@ -62,15 +74,13 @@ impl Cluster {
 
     /// Starts one more node and waits until it serves.
     async fn join(&mut self) {
-        let id = self.nodes.len() + 1;
-        let mut plan = (self.plan)(self.nodes.len())
-            .set("node.id", &id.to_string())
+        let mut plan = (self.plan)(self.started)
+            .set("node.id", &(self.started + 1).to_string())
             .set("node.sandbox_dir", self.outside().to_str().expect("a path"))
             .set("gateway.public_url", "http://127.0.0.1:1");
+        self.started += 1;
         if let Some(first) = self.nodes.first() {
-            let token = first.operator().post("/admin/v1/cluster/tokens", &json!({})).await;
-            token.expect(201);
-            plan = plan.set("cluster.join", &first.cluster.to_string()).set("cluster.token", &token.text_at("/token"));
+            plan = plan.set("cluster.join", &first.cluster.to_string()).set("cluster.token", &self.token().await);
         }
         let mut node = match &self.between {
             None => plan.prepare(),
@@ -83,6 +93,13 @@ impl Cluster {
         };
         node.start().await;
         self.nodes.push(node);
+    }
+
+    /// A token with which one node may join.
+    async fn token(&self) -> String {
+        let token = self.nodes[0].operator().post("/admin/v1/cluster/tokens", &json!({})).await;
+        token.expect(201);
+        token.text_at("/token")
     }
 
     /// Where a node's bytes to other nodes come from.
@@ -112,7 +129,9 @@ impl Cluster {
         let Some(items) = shards["items"].as_array() else { return false };
         let settled = |shard: &Value| {
             let replicas = shard["replicas"].as_array().map_or(0, Vec::len);
-            replicas == self.nodes.len().min(3) && shard["placement"]["leader"] == shard["leader"]
+            // Every member has the meta shard.
+            let wanted = if shard["id"] == 0 { self.nodes.len() } else { self.nodes.len().min(3) };
+            replicas == wanted && shard["placement"]["leader"] == shard["leader"]
         };
         !items.is_empty() && items.iter().all(settled)
     }

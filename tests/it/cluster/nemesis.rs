@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Cluster;
 use super::between::Between;
 use super::registers::pause;
@@ -61,6 +63,7 @@ pub struct Nemesis<'a> {
     pub between: Between,
     pub clocks: &'a [SteppedClock],
     pub dice: Dice,
+    pub began: Instant,
 }
 
 impl Nemesis<'_> {
@@ -84,7 +87,7 @@ impl Nemesis<'_> {
         let node = self.node();
         let [second, third] = [1, 2].map(|step| (node + step) % 3);
         let (here, others) = (self.cluster.address(node), [second, third].map(|other| self.cluster.address(other)));
-        println!("{fault:?} at node {}", node + 1);
+        println!("after {:.1?}: {fault:?} at node {}", self.began.elapsed(), node + 1);
         match fault {
             Fault::Kill => {
                 self.cluster.nodes[node].kill().await;

@@ -1,12 +1,12 @@
 //! Clients of a few registers: the display names of people, with their version as the number of writes.
 //!
-//! Each operation goes to a random node. One in two writes is wanted until it is answered, at one node after the other
-//! under its idempotency key, and counts from its first try to the first answer; the others are tried once, and one
-//! without an answer may take effect at any later moment, or never.
+//! Each operation goes to a random node of those that clients know. One in two writes is wanted until it is answered, at
+//! one node after the other under its idempotency key, and counts from its first try to the first answer; the others are
+//! tried once, and one without an answer may take effect at any later moment, or never.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use reqwest::Method;
@@ -19,6 +19,7 @@ use super::history::{self, Action, Operation, Outcome, Register};
 use crate::http::{Answer, Client, fresh_key};
 use crate::load::Dice;
 use crate::mail::Maildir;
+use crate::node::Node;
 use crate::person::Person;
 
 const REGISTERS: usize = 5;
@@ -34,20 +35,34 @@ pub struct Counts {
     reads: AtomicU64,
     writes: AtomicU64,
     refused: AtomicU64,
-    /// Nobody knows how they ended.
+    /// Reads without an answer.
+    unanswered: AtomicU64,
+    /// Writes of which nobody knows how they ended.
     open: AtomicU64,
     retried: AtomicU64,
 }
 
+impl Counts {
+    /// Requests that failed, whether or not another try was answered.
+    pub fn failed(&self) -> u64 {
+        [&self.unanswered, &self.open, &self.retried].iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    pub fn answered(&self) -> u64 {
+        [&self.reads, &self.writes, &self.refused].iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+}
+
 struct Owner {
-    /// As each node's gateway serves them.
-    at: Vec<Client>,
+    token: String,
     start: Register,
     history: Mutex<Vec<Operation>>,
 }
 
 pub struct Registers {
     people: Vec<Owner>,
+    /// The gateways that are asked, by the id of their node.
+    nodes: RwLock<Vec<(u64, Client)>>,
     began: Instant,
     next_value: AtomicU64,
     pub counts: Counts,
@@ -67,16 +82,56 @@ impl Registers {
         for number in 0..REGISTERS {
             let email = format!("register{number}@example.com");
             let person = Person::sign_up(&cluster.nodes[0], &mailbox, &email, "consumer").await;
-            let at: Vec<Client> = cluster.nodes.iter().map(|node| node.api().with_token(person.api.token())).collect();
-            let shown = shown(&at[0].get("/v1/me").await);
-            people.push(Owner { at, start: shown, history: Mutex::default() });
+            let start = shown(&person.api.get("/v1/me").await);
+            people.push(Owner { token: person.api.token().to_owned(), start, history: Mutex::default() });
         }
+        let nodes = cluster.nodes.iter().map(|node| (node.id(), node.api())).collect();
         let (began, next_value) = (Instant::now(), AtomicU64::new(1));
-        Self { people, began, next_value, counts: Counts::default() }
+        Self { people, nodes: RwLock::new(nodes), began, next_value, counts: Counts::default() }
     }
 
-    fn now(&self) -> u64 {
+    /// This node is asked too from now on.
+    pub fn ask(&self, node: &Node) {
+        self.nodes.write().unwrap_or_else(PoisonError::into_inner).push((node.id(), node.api()));
+    }
+
+    /// This node is asked nothing more.
+    pub fn spare(&self, id: u64) {
+        self.nodes.write().unwrap_or_else(PoisonError::into_inner).retain(|(node, _)| *node != id);
+    }
+
+    /// Whoever's turn it is among the nodes that are asked, for the owner of a register.
+    fn at(&self, turn: usize, register: usize) -> (u64, Client) {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        let (id, api) = &nodes[turn % nodes.len()];
+        (*id, api.with_token(&self.people[register].token))
+    }
+
+    fn size(&self) -> usize {
+        self.nodes.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Nanoseconds since the history began.
+    pub fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_nanos()).expect("less than centuries")
+    }
+
+    /// Of all registers between two moments: the times from one acknowledgement to the next that somebody waited for, less
+    /// those in which nobody did.
+    pub fn pauses(&self, from: u64, to: u64) -> Vec<Duration> {
+        let mut pauses = Vec::new();
+        for person in &self.people {
+            let history = person.history.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let answered = history.iter().filter_map(|did| Some((did.called, did.returned.as_ref()?.0)));
+            let mut answered: Vec<_> = answered.filter(|(called, at)| *called >= from && *at <= to).collect();
+            answered.sort_unstable_by_key(|(_, at)| *at);
+            let mut last = from;
+            for (called, at) in answered {
+                pauses.push(Duration::from_nanos(at - called.max(last).min(at)));
+                last = at;
+            }
+        }
+        pauses
     }
 
     fn record(&self, register: usize, operation: Operation) {
@@ -88,7 +143,7 @@ impl Registers {
         let mut versions = BTreeMap::new();
         while !*closed.borrow() {
             let register = usize::try_from(dice.roll(self.people.len() as u64)).expect("small");
-            let node = usize::try_from(dice.roll(self.people[register].at.len() as u64)).expect("small");
+            let node = usize::try_from(dice.roll(self.size() as u64)).expect("small");
             let seen = if dice.roll(2) == 0 {
                 self.read(client, register, node).await
             } else {
@@ -105,12 +160,15 @@ impl Registers {
     }
 
     async fn read(&self, client: usize, register: usize, node: usize) -> Option<Outcome> {
+        let (id, api) = self.at(node, register);
         let called = self.now();
-        let answer = self.people[register].at[node].try_get("/v1/me").await;
-        let Heard::Outcome(outcome) = heard(answer) else { return None };
+        let Heard::Outcome(outcome) = heard(api.try_get("/v1/me").await) else {
+            self.counts.unanswered.fetch_add(1, Ordering::Relaxed);
+            return None;
+        };
         self.counts.reads.fetch_add(1, Ordering::Relaxed);
         let returned = Some((self.now(), outcome));
-        self.record(register, Operation { who: (client, node as u64 + 1), action: Action::Read, called, returned });
+        self.record(register, Operation { who: (client, id), action: Action::Read, called, returned });
         Some(outcome)
     }
 
@@ -126,15 +184,14 @@ impl Registers {
         let value = self.next_value.fetch_add(1, Ordering::Relaxed);
         let (key, body) = (fresh_key(), json!({ "display_name": format!("v{value}") }));
         let (called, until) = (self.now(), Instant::now() + patience);
-        let nodes = &self.people[register].at;
         let mut turn = node;
-        let outcome = loop {
-            let api = &nodes[turn % nodes.len()];
+        let (id, outcome) = loop {
+            let (id, api) = self.at(turn, register);
             let conditional = at.map(|at| api.with_header("if-match", &format!("\"{at}\"")));
-            let api = conditional.as_ref().unwrap_or(api);
+            let api = conditional.as_ref().unwrap_or(&api);
             match heard(api.try_send(Method::PATCH, "/v1/me", Some(&key), Some(&body)).await) {
-                Heard::Outcome(outcome) => break Some(outcome),
-                Heard::Unknown if Instant::now() >= until => break None,
+                Heard::Outcome(outcome) => break (id, Some(outcome)),
+                Heard::Unknown if Instant::now() >= until => break (id, None),
                 Heard::Unknown => pause(AGAIN).await,
             }
             self.counts.retried.fetch_add(1, Ordering::Relaxed);
@@ -146,9 +203,8 @@ impl Registers {
             None => &self.counts.open,
         };
         count.fetch_add(1, Ordering::Relaxed);
-        let who = (client, (turn % nodes.len()) as u64 + 1);
         let returned = outcome.map(|outcome| (self.now(), outcome));
-        self.record(register, Operation { who, action: Action::Write { value, at }, called, returned });
+        self.record(register, Operation { who: (client, id), action: Action::Write { value, at }, called, returned });
         outcome
     }
 
@@ -156,10 +212,11 @@ impl Registers {
     pub async fn served(&self, client: usize) -> Result<(), String> {
         let until = Instant::now() + SERVED_WITHIN;
         for register in 0..self.people.len() {
-            for node in 0..self.people[register].at.len() {
+            for node in 0..self.size() {
                 while self.write(client, register, node, None, Duration::ZERO).await.is_none() {
                     if Instant::now() > until {
-                        return Err(format!("register {register} cannot be written through node {}", node + 1));
+                        let (id, _) = self.at(node, register);
+                        return Err(format!("register {register} cannot be written through node {id}"));
                     }
                     pause(AGAIN).await;
                 }
@@ -172,8 +229,14 @@ impl Registers {
     pub async fn explained(&self, client: usize) -> Result<usize, String> {
         let mut operations = 0;
         for (register, person) in self.people.iter().enumerate() {
-            for node in 0..person.at.len() {
-                self.read(client, register, node).await.ok_or("a node does not answer at the end")?;
+            for node in 0..self.size() {
+                let until = Instant::now() + SERVED_WITHIN;
+                while self.read(client, register, node).await.is_none() {
+                    if Instant::now() > until {
+                        return Err("a node does not answer at the end".to_owned());
+                    }
+                    pause(AGAIN).await;
+                }
             }
             let history = person.history.lock().unwrap_or_else(PoisonError::into_inner).clone();
             operations += history.len();

@@ -96,7 +96,7 @@ impl Sales {
 }
 
 /// Asks at one node after the other under one key until there is an answer.
-async fn wanted(at: &[Client], mut turn: usize, path: &str, body: &Value) -> Answer {
+pub async fn wanted(at: &[Client], mut turn: usize, path: &str, body: &Value) -> Answer {
     let (key, until, mut heard) = (fresh_key(), Instant::now() + ANSWERED_WITHIN, Vec::new());
     loop {
         let answer = at[turn % at.len()].try_send(reqwest::Method::POST, path, Some(&key), Some(body)).await;
