@@ -19,7 +19,7 @@ impl Authority {
         new: Secret<String>,
         origin: &Origin,
     ) -> Result<(), Error> {
-        let Principal::User { id: user_id, session, .. } = principal else {
+        let Principal::User { id: user_id, session: Some(session), .. } = principal else {
             return Err(Error::forbidden("This needs a signed-in session."));
         };
         match current {
@@ -28,7 +28,7 @@ impl Authority {
         }
         let inputs = self.password_inputs(user_id, origin).await?;
         let password = self.passwords.hash_new(new, inputs, "/new_password").await?;
-        let command = user::Command::ChangePassword { password, keep: session.clone() };
+        let command = user::Command::ChangePassword { password, keep: Some(session.clone()) };
         let reply = self.router.ask::<User>(&user::id(user_id), command, origin).await?;
         let user::Reply::Sessions(ended) = reply else { return Err(Error::internal()) };
         self.end_now(user_id, &ended, Ended::PasswordChanged, origin).await
