@@ -58,27 +58,32 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The offer at the price of `interval` and `currency`. What is not said is as in the plan's first price, or in
-    /// `like`, the price a subscription has now.
+    /// The offer at the price of `interval` (every `count` of them) and `currency`. What is not said is as in the plan's
+    /// first price, or in `like`, the price a subscription has now.
     ///
     /// # Errors
     /// A 422 at `/interval` when the plan has no such price.
     pub fn offer(
         &self,
         interval: Option<Interval>,
+        count: Option<u16>,
         currency: Option<Currency>,
         like: Option<Price>,
     ) -> Result<Offer, Error> {
-        let fits = |price: &&Price, interval: Option<Interval>, currency: Option<Currency>| {
+        let fits = |price: &&Price, interval: Option<Interval>, count: Option<u16>, currency: Option<Currency>| {
             interval.is_none_or(|wanted| price.every.interval == wanted)
+                && count.is_none_or(|wanted| price.every.count == wanted)
                 && currency.is_none_or(|wanted| price.unit_price.currency == wanted)
         };
-        let (like_interval, like_currency) = match like {
-            Some(price) => (interval.or(Some(price.every.interval)), currency.or(Some(price.unit_price.currency))),
-            None => (interval, currency),
-        };
-        let preferred = self.spec.prices.iter().find(|price| fits(price, like_interval, like_currency));
-        let found = preferred.or_else(|| self.spec.prices.iter().find(|price| fits(price, interval, currency)));
+        let preferred = like.and_then(|like| {
+            let like_interval = interval.unwrap_or(like.every.interval);
+            let same = like_interval == like.every.interval;
+            let like_count = count.or(same.then_some(like.every.count));
+            let like_currency = currency.unwrap_or(like.unit_price.currency);
+            let alike = |price: &&Price| fits(price, Some(like_interval), like_count, Some(like_currency));
+            self.spec.prices.iter().find(alike)
+        });
+        let found = preferred.or_else(|| self.spec.prices.iter().find(|price| fits(price, interval, count, currency)));
         let price = found.ok_or_else(|| Error::invalid("/interval", "the plan has no price like this"))?;
         Ok(Offer {
             plan_id: self.id.clone(),

@@ -71,11 +71,31 @@ fn bad_plans_are_refused_with_the_member_at_fault() {
 fn an_offer_takes_the_price_that_fits_best() {
     let mut catalogue = Given::<Catalogue>::new("catalogue");
     let plan = plan(catalogue.when(Command::CreatePlan(spec("pro"))).expect("created").reply);
-    let amount = |interval, currency, like| plan.offer(interval, currency, like).map(|o| o.unit_price.amount);
+    let amount = |interval, currency, like| plan.offer(interval, None, currency, like).map(|o| o.unit_price.amount);
     assert_eq!(amount(None, None, None), Ok(1999));
     assert_eq!(amount(Some(Interval::Year), None, None), Ok(19_990));
     assert_eq!(amount(None, Some(Currency::EUR), None), Ok(1799));
     assert_eq!(amount(None, None, Some(price(Interval::Month, 1, Currency::EUR))), Ok(1799));
     assert_eq!(amount(Some(Interval::Year), None, Some(price(Interval::Month, 1, Currency::USD))), Ok(19_990));
     assert!(amount(Some(Interval::Week), None, None).is_err());
+}
+
+#[test]
+fn a_price_every_three_months_is_another_than_every_month() {
+    let mut catalogue = Given::<Catalogue>::new("catalogue");
+    let quarterly = Price {
+        every: Recurrence { interval: Interval::Month, count: 3 },
+        ..price(Interval::Month, 4999, Currency::USD)
+    };
+    let mut both = spec("pro");
+    both.prices.push(quarterly);
+    let plan = plan(catalogue.when(Command::CreatePlan(both)).expect("created").reply);
+    let amount = |interval, count, like| plan.offer(interval, count, None, like).map(|o| o.unit_price.amount);
+    assert_eq!(amount(Some(Interval::Month), None, None), Ok(1999), "the first that fits");
+    assert_eq!(amount(Some(Interval::Month), Some(3), None), Ok(4999));
+    assert_eq!(amount(None, Some(3), None), Ok(4999));
+    assert_eq!(amount(None, None, Some(quarterly)), Ok(4999), "who pays quarterly goes on so");
+    assert_eq!(amount(Some(Interval::Month), None, Some(quarterly)), Ok(4999));
+    assert_eq!(amount(None, Some(1), Some(quarterly)), Ok(1999));
+    assert!(amount(Some(Interval::Month), Some(2), None).is_err());
 }

@@ -132,6 +132,9 @@ struct CreateSubscription {
     coupon: Option<String>,
     /// Which of the plan's prices; the first that fits when not said.
     interval: Option<Interval>,
+    /// Of the prices that recur every so many intervals.
+    #[schema(minimum = 1, maximum = 3650)]
+    interval_count: Option<u16>,
     #[schema(value_type = Option<String>, pattern = "^[A-Z]{3}$", format = "currency")]
     currency: Option<Currency>,
     /// `false` starts without the plan's trial.
@@ -144,7 +147,11 @@ struct ChangeSubscription {
     plan_id: Option<String>,
     #[schema(minimum = 1, maximum = 1_000_000)]
     quantity: Option<i64>,
+    /// As it is when not said.
     interval: Option<Interval>,
+    /// As it is when neither this nor another interval is said.
+    #[schema(minimum = 1, maximum = 3650)]
+    interval_count: Option<u16>,
     payment_method_id: Option<String>,
     /// `prorate_at` of a preview of the last 15 minutes: charges exactly what it said.
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -205,7 +212,7 @@ async fn start_request(call: &Call<CreateSubscription>) -> Result<StartRequest, 
     let usual = services.settings.billing.currency;
     let has_usual = plan.spec.prices.iter().any(|price| price.unit_price.currency == usual);
     let currency = body.currency.or(has_usual.then_some(usual));
-    let mut offer = plan.offer(body.interval, currency, None)?;
+    let mut offer = plan.offer(body.interval, body.interval_count, currency, None)?;
     if body.trial == Some(false) {
         offer.trial_days = 0;
     }
@@ -315,11 +322,13 @@ async fn get(call: Call<()>) -> Result<Reply, Error> {
 /// The body as a change of `view`, everything it names looked up.
 async fn change_request(call: &Call<ChangeSubscription>, view: &View) -> Result<ChangeRequest, Error> {
     let (router, origin) = (&call.services.router, &call.origin);
-    let ChangeSubscription { plan_id, quantity, interval, payment_method_id, prorate_at } = call.body.clone();
+    let ChangeSubscription { plan_id, quantity, interval, interval_count, payment_method_id, prorate_at } =
+        call.body.clone();
     let like = Price { every: view.offer.every, unit_price: view.offer.unit_price };
     let mut offer = None;
     let other_plan = plan_id.as_ref().is_some_and(|id| *id != view.offer.plan_id);
-    let other_interval = interval.is_some_and(|interval| interval != view.offer.every.interval);
+    let other_interval = interval.is_some_and(|interval| interval != view.offer.every.interval)
+        || interval_count.is_some_and(|count| count != view.offer.every.count);
     if other_plan || other_interval {
         let wanted = plan_id.as_deref().unwrap_or(&view.offer.plan_id);
         let plan = read_plan(router, wanted, origin).await.map_err(|error| match error.code {
@@ -332,7 +341,7 @@ async fn change_request(call: &Call<ChangeSubscription>, view: &View) -> Result<
         if other_plan {
             plans::check_audience(call, &plan)?;
         }
-        offer = Some(plan.offer(interval, Some(view.offer.unit_price.currency), Some(like))?);
+        offer = Some(plan.offer(interval, interval_count, Some(view.offer.unit_price.currency), Some(like))?);
     }
     if let Some(method_id) = &payment_method_id {
         known_method(router, &view.user_id, method_id, origin).await?;
