@@ -48,6 +48,14 @@ pub(super) fn found_of(outcome: Outcome) -> ChargeOutcome {
 }
 
 impl Body {
+    pub(super) fn choose_method(&self, method_id: String) -> Decision<Invoice> {
+        let decision = Decision::reply(Reply::Done);
+        if !matches!(self.state, State::Draft | State::Open) || self.draft.method_id.as_ref() == Some(&method_id) {
+            return decision;
+        }
+        decision.event(Event::MethodChosen { method_id })
+    }
+
     fn attempt(&self, number: u32) -> Option<&Attempt> {
         self.attempts.iter().find(|attempt| attempt.number == number)
     }

@@ -28,7 +28,7 @@ pub enum Mode {
     VoidOnDecline,
 }
 
-/// Everything an invoice is made of. Never changes.
+/// Everything an invoice is made of. Never changes, but for the payment method.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Draft {
     pub user_id: String,
@@ -87,6 +87,10 @@ pub enum Command {
     /// The timer: asks for the numbers of credit notes again.
     AskRefundNumbers,
     GetInvoice,
+    /// What the schedule charges from now on.
+    ChooseMethod {
+        method_id: String,
+    },
 }
 
 /// What is known of a charge.
@@ -183,6 +187,9 @@ pub enum Event {
     RefundNumbered {
         id: String,
         number: String,
+    },
+    MethodChosen {
+        method_id: String,
     },
 }
 

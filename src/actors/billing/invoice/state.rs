@@ -73,6 +73,7 @@ impl Entity for Invoice {
             Command::RefundSettled { id, result } => Ok(body.refund_settled(id, result, context)),
             Command::RefundNumbered { id, result } => Ok(body.refund_numbered(id, result, context)),
             Command::AskRefundNumbers => Ok(body.ask_refund_numbers()),
+            Command::ChooseMethod { method_id } => Ok(body.choose_method(method_id)),
             Command::GetInvoice => {
                 let view = body.owned_by(context)?.view(context.id.key());
                 Ok(Decision::reply(Reply::Invoice(Box::new(view))))
@@ -277,6 +278,7 @@ impl Body {
                     refund.number = Some(number.clone());
                 }
             }
+            Event::MethodChosen { method_id } => self.draft.method_id = Some(method_id.clone()),
             attempt => self.apply_attempt(attempt),
         }
     }

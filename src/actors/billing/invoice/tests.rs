@@ -4,7 +4,7 @@ use crate::actors::billing::calendar::Period;
 use crate::actors::billing::dunning::Schedule;
 use crate::actors::billing::proration::{Line, LineKind};
 use crate::actors::billing::quote::Quote;
-use crate::actors::billing::wallet::Payable;
+use crate::actors::billing::wallet::{self, Payable, Wallet};
 use crate::actors::runtime::testing::Given;
 use crate::kernel::{
     Change, Currency, Decision, Effect, Entity, Error, ErrorCode, Money, Outcome, Principal, Timestamp,
@@ -200,6 +200,18 @@ fn a_payment_by_hand_does_not_use_up_the_schedule() {
     invoice.when(Command::MethodResolved { attempt: 2, result: Ok(None) }).expect("nothing to charge");
     let shown = view(&mut invoice);
     assert_eq!((shown.next_attempt_at, shown.decline_code()), (planned, Some(NO_PAYMENT_METHOD)));
+}
+
+#[test]
+fn the_schedule_charges_the_method_that_was_chosen_in_between() {
+    let mut invoice = charging(Mode::Dunning(Schedule::default()));
+    decline(&mut invoice, 1);
+    invoice.when(Command::ChooseMethod { method_id: "pm_2".into() }).expect("chosen");
+    assert!(invoice.when(Command::ChooseMethod { method_id: "pm_2".into() }).expect("repeated").is_query());
+    let next = view(&mut invoice).next_attempt_at.expect("another try");
+    let tried = invoice.at(&next.to_string()).when(Command::Retry).expect("tried");
+    let ask = wallet::Command::Resolve { method_id: Some("pm_2".into()) };
+    assert!(tried.effects.contains(&Effect::tell::<Wallet>(wallet::id("usr_1"), &ask, "method:2")));
 }
 
 #[test]

@@ -3,11 +3,11 @@
 use super::protocol::{ChangeRequest, Event, Pending, Place, Preview, Reply, State};
 use super::state::{Body, Subscription};
 use crate::actors::billing::calendar::Period;
-use crate::actors::billing::invoice::{Mode, Reason};
+use crate::actors::billing::invoice::{self, Invoice, Mode, Reason};
 use crate::actors::billing::ledger::{self, Account, Movement};
 use crate::actors::billing::proration::check_quantity;
 use crate::actors::billing::quote::{Change, Offer, Quote, period_quote};
-use crate::kernel::{Context, Decision, Error, Timestamp};
+use crate::kernel::{Context, Decision, Effect, Error, Timestamp};
 
 /// How long the instant of a preview may be used for the change itself, in seconds.
 pub const PREVIEW_HOLDS_SECONDS: i64 = 900;
@@ -89,7 +89,11 @@ impl Body {
         if let Some(method_id) = method_id {
             decision = decision
                 .audit(context, "subscription.method_chosen", context.id.key(), "ok")
-                .event(Event::MethodChosen { method_id });
+                .event(Event::MethodChosen { method_id: method_id.clone() });
+            if let Some(settling) = self.settling.as_ref().filter(|settling| settling.reason == Reason::Renewal) {
+                let choose = invoice::Command::ChooseMethod { method_id };
+                decision = decision.effect(Effect::tell::<Invoice>(invoice::id(&settling.invoice_id), &choose, ""));
+            }
         }
         if request.offer.is_none() && request.quantity.is_none() {
             return Ok(self.replied(decision, context));

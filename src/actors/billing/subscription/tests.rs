@@ -302,3 +302,15 @@ fn a_first_payment_that_nobody_completes_expires() {
     subscription.when(Command::Expire).expect("expired");
     assert_eq!(view(&mut subscription).state, State::Canceled);
 }
+
+#[test]
+fn a_method_chosen_while_past_due_is_what_dunning_charges() {
+    let (mut subscription, invoice_id) = past_due(Exhausted::Cancel);
+    let choose = ChangeRequest { method_id: Some("pm_2".into()), ..ChangeRequest::default() };
+    let chosen = subscription.when(Command::Change(choose)).expect("chosen");
+    let told = chosen
+        .effects
+        .iter()
+        .any(|effect| matches!(effect, Effect::Tell { to, .. } if *to == invoice::id(&invoice_id)));
+    assert!(told, "the invoice hears of it");
+}
