@@ -10,6 +10,8 @@ use crate::providers::payment::{Charge, ChargeReceipt, ChargeStatus, PaymentRece
 
 const LOOK_UP_SOON_SECONDS: i64 = 600;
 const LOOK_UP_LATER_SECONDS: i64 = 3600;
+/// How long whoever pays by hand has at least to answer a challenge before the schedule goes on.
+const CHALLENGE_HOLDS_SECONDS: i64 = 3600;
 
 /// What the wallet answered.
 pub(super) fn resolved(outcome: Outcome) -> Result<Option<Payable>, Error> {
@@ -58,6 +60,12 @@ impl Body {
 
     fn attempt(&self, number: u32) -> Option<&Attempt> {
         self.attempts.iter().find(|attempt| attempt.number == number)
+    }
+
+    fn named_another(&self, attempt: &Attempt, payable: &Payable) -> bool {
+        let named =
+            attempt.method_id.as_ref().filter(|id| attempt.manual && Some(*id) != self.draft.method_id.as_ref());
+        named.is_some_and(|id| *id != payable.method_id)
     }
 
     pub(super) fn is_under_way(&self) -> bool {
@@ -121,6 +129,10 @@ impl Body {
             return decision;
         };
         let payable = match result {
+            // The wallet falls back to the default; whoever named another one must not have that one charged.
+            Ok(Some(payable)) if self.named_another(attempt, &payable) => {
+                return self.failed(decision, attempt, NO_PAYMENT_METHOD, context);
+            }
             Ok(Some(payable)) if !self.void_requested => payable,
             Ok(Some(_)) => return self.failed(decision, attempt, "canceled", context),
             Ok(None) => return self.failed(decision, attempt, NO_PAYMENT_METHOD, context),
@@ -198,7 +210,9 @@ impl Body {
                 self.after_failure(decision, "authentication_required", context)
             }
             // Should the payer leave it at that, the schedule goes on.
-            (_, State::Open, Some(next)) => decision.timer("retry", next),
+            (_, State::Open, Some(next)) => {
+                decision.timer("retry", next.max(context.now.plus_seconds(CHALLENGE_HOLDS_SECONDS)))
+            }
             _ => decision,
         }
     }

@@ -22,7 +22,14 @@ impl Body {
         if matches!(self.state, State::Open | State::Uncollectible) && !unwanted {
             return self.paid(decision, context, number, receipt.id);
         }
-        let decision = if self.state == State::Open { self.voided(decision, context) } else { decision };
+        let decision = match self.state {
+            State::Open => self.voided(decision, context).event(Event::AttemptFailed {
+                attempt: number,
+                code: "canceled".to_owned(),
+                at: context.now,
+            }),
+            _ => decision,
+        };
         let ours = self.charge_id.as_ref() == Some(&receipt.id);
         if ours || self.returned.contains(&receipt.id) || self.returned.len() >= MOST_ATTEMPTS {
             return decision;

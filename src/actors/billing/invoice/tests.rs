@@ -160,6 +160,26 @@ fn a_challenge_by_hand_that_nobody_answers_does_not_end_the_schedule() {
 }
 
 #[test]
+fn whoever_answers_a_challenge_has_an_hour_and_no_other_card_is_charged() {
+    let mut invoice = charging(Mode::Dunning(Schedule::default()));
+    decline(&mut invoice, 1);
+    let planned = view(&mut invoice).next_attempt_at.expect("another try");
+    invoice.at(&planned.to_string());
+    invoice.when(Command::Pay { method_id: Some("pm_2".into()) }).expect("tried");
+    let fell_back = invoice.when(Command::MethodResolved { attempt: 2, result: payable() }).expect("resolved");
+    assert_eq!(calls(&fell_back), 0, "pm_1 was not named");
+    assert_eq!(view(&mut invoice).decline_code(), Some(NO_PAYMENT_METHOD));
+    invoice.when(Command::Pay { method_id: Some("pm_1".into()) }).expect("tried");
+    let named = invoice.when(Command::MethodResolved { attempt: 3, result: payable() }).expect("resolved");
+    assert_eq!(calls(&named), 1);
+    let asked = ChargeStatus::RequiresAction { client_secret: "secret".into() };
+    let challenged = charged(&mut invoice, 3, ChargeOutcome::Receipt(receipt(3, "pi_3", asked)));
+    let hour = planned.plus_seconds(3600);
+    let set = |change: &Change| matches!(change, Change::Timer { name, due } if name == "retry" && *due == Some(hour));
+    assert!(challenged.changes.iter().any(set));
+}
+
+#[test]
 fn any_number_of_payments_by_hand_leaves_room_for_the_schedule() {
     let mut invoice = charging(Mode::Dunning(Schedule::default()));
     decline(&mut invoice, 1);
@@ -188,6 +208,8 @@ fn what_is_paid_after_the_subscription_ended_goes_back() {
     let found = succeed(&mut invoice, 1, "pi_1");
     assert_eq!((calls(&found), tells(&found, "delivery")), (1, 0), "a refund and no receipt");
     assert_eq!(view(&mut invoice).state, State::Void);
+    let attempt = view(&mut invoice).attempts[0].status.clone();
+    assert!(!attempt.is_under_way(), "{attempt:?}");
     assert!(succeed(&mut invoice, 1, "pi_1").is_query(), "once");
 }
 
