@@ -106,7 +106,7 @@ mod tests {
         assert!(is_unfinished(dir.path()));
         let floors = BTreeMap::from([(ShardId(0), 7)]);
         let aftermath = Aftermath { cluster: [1; 16], until: Timestamp::from_millis(9), floors };
-        let cause = Cause::LostMajority { survivor: 3 };
+        let cause = Cause::Backup { id: "b".into(), taken_at: Timestamp::ZERO };
         let noted = Pending {
             beginning: Beginning { from: [2; 16], cause, aftermath },
             erasures: vec!["usr_1".into(), "usr_2".into()],

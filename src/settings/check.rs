@@ -223,14 +223,13 @@ fn identity(settings: &Settings, faults: &mut Vec<Fault>) {
     expect(faults, is_url(&identity.issuer, &["http", "https"]), "identity.issuer", "expected a URL");
     for (path, value) in [
         ("identity.access_token_seconds", identity.access_token_seconds),
+        ("identity.verification_token_seconds", identity.verification_token_seconds),
         ("identity.reset_token_seconds", identity.reset_token_seconds),
         ("identity.mfa_challenge_seconds", identity.mfa_challenge_seconds),
         ("identity.step_up_seconds", identity.step_up_seconds),
     ] {
         range(faults, path, value, 1..=30 * DAY_SECONDS);
     }
-    // An address that nobody verified is free for others after three days.
-    range(faults, "identity.verification_token_seconds", identity.verification_token_seconds, 1..=3 * DAY_SECONDS);
     let refresh = identity.access_token_seconds..=3650 * DAY_SECONDS;
     range(faults, "identity.refresh_token_seconds", identity.refresh_token_seconds, refresh);
     range(faults, "identity.password_min_length", identity.password_min_length, 8..=64);

@@ -18,8 +18,6 @@ pub fn id() -> EntityId {
 pub enum Cause {
     /// Restored from this backup, taken then.
     Backup { id: String, taken_at: Timestamp },
-    /// The majority was lost, and this node went on with what it had.
-    LostMajority { survivor: u64 },
 }
 
 /// A new beginning.
@@ -64,11 +62,10 @@ impl Entity for Restoration {
         let known = self.beginning.as_ref().map(|known| known.aftermath.cluster);
         match command {
             Command::Begin(beginning) if known != Some(beginning.aftermath.cluster) => {
-                let (action, target) = match &beginning.cause {
-                    Cause::Backup { id, .. } => ("cluster.restored", format!("backup:{id}")),
-                    Cause::LostMajority { survivor } => ("cluster.recovered_unsafely", format!("node:{survivor}")),
-                };
-                let decision = Decision::reply(Some(beginning.clone())).audit(context, action, &target, "ok");
+                let Cause::Backup { id, .. } = &beginning.cause;
+                let target = format!("backup:{id}");
+                let decision =
+                    Decision::reply(Some(beginning.clone())).audit(context, "cluster.restored", &target, "ok");
                 Ok(decision.event(Event::Begun(beginning)))
             }
             Command::Get | Command::Begin(_) => Ok(Decision::reply(self.beginning.clone())),
@@ -102,9 +99,9 @@ mod tests {
         assert_eq!((begun.audit[0].action.as_str(), begun.audit[0].target.as_str()), ("cluster.restored", "backup:b"));
         assert!(given.when(Command::Begin(first.clone())).expect("a repeat").is_query());
         assert_eq!(given.when(Command::Get).expect("answered").reply, Some(first));
-        let second = beginning(2, Cause::LostMajority { survivor: 3 });
+        let second = beginning(2, Cause::Backup { id: "c".into(), taken_at: Timestamp::ZERO });
         let begun = given.when(Command::Begin(second.clone())).expect("begun");
-        assert_eq!(begun.audit[0].action, "cluster.recovered_unsafely");
+        assert_eq!(begun.audit[0].target, "backup:c");
         assert_eq!(given.when(Command::Get).expect("answered").reply, Some(second));
     }
 }

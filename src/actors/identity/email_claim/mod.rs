@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::kernel::{Context, Decision, Entity, EntityId, Error, Timestamp};
 
 /// A claim that is not confirmed this long after its last attempt is free again. Longer than a verification link
-/// lives, so that a link in time never finds its address gone.
+/// lives as shipped; one that is configured to live longer may find its address gone to somebody else.
 const PENDING_HOURS: i64 = 72;
 const PENDING_TIMER: &str = "pending";
 
