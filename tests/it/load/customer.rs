@@ -219,6 +219,10 @@ impl Customer {
             Kind::Change(id, plan) => {
                 let moved = self.subscriptions.get_mut(&id).expect("a subscription of ours");
                 *moved = (plan, moved.1 + 1);
+                // Accepted, and made once it is paid: the clock may outrun the payment.
+                if !answer.json["pending_change"].is_null() {
+                    self.unsure.insert(id);
+                }
             }
             Kind::Refund(id, amount) => drop(self.refunded.insert(id, amount)),
             Kind::Rename(number) => self.renamed = number,
