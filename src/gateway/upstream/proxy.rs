@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -50,7 +50,10 @@ impl Upstreams {
     pub async fn forward(&self, route: &Route, forwarding: Forwarding<'_>) -> Result<Reply, Error> {
         let Forwarding { head, body, upgrade, caller, exchange, client, max_body_bytes, draining } = forwarding;
         let place = route.place(head)?;
-        let upgrade = upgrade.filter(|_| route.websocket);
+        // To HTTP/2 in the clear, say, the client would speak past the gateway, as whoever it likes.
+        let websocket =
+            head.header(UPGRADE.as_str()).is_some_and(|protocol| protocol.eq_ignore_ascii_case("websocket"));
+        let upgrade = upgrade.filter(|_| route.websocket && websocket);
         let headers = outgoing(head, caller, route.access, exchange, client, upgrade.is_some());
         let empty = !head.headers.contains_key(TRANSFER_ENCODING)
             && head.header(CONTENT_LENGTH.as_str()).is_none_or(|length| length == "0");
