@@ -344,8 +344,11 @@ async fn check(cluster: &Cluster, world: &World, customers: &[Customer]) {
         let receipts = inbox.iter().filter(|item| item["title"].to_string().to_lowercase().contains("receipt")).count();
         let mails = world.mails(email, "receipt").await.len();
         assert_eq!((receipts, mails), (invoices.len(), invoices.len()), "receipts of {email}: {inbox:#?}");
+        // One that a dead node was about to deliver may be overtaken by the next.
         let titles = inbox.iter().filter_map(|item| item["title"].as_str()?.strip_prefix("note ")?.parse().ok());
-        assert_eq!(titles.collect::<Vec<usize>>(), (1..=customer.notes).collect::<Vec<_>>(), "notes to {email}");
+        let mut notes: Vec<usize> = titles.collect();
+        notes.sort_unstable();
+        assert_eq!(notes, (1..=customer.notes).collect::<Vec<_>>(), "notes to {email}");
         heard_everything(customer, &inbox);
     }
     load::check::gapless(&mut numbers);

@@ -83,15 +83,18 @@ async fn invoices(customer: &Customer, numbers: &mut Vec<String>, money: &mut Mo
     for subscription in &listed {
         let (plan, _) = &customer.subscriptions[&id(subscription)];
         let unsure = customer.unsure.contains(&id(subscription));
-        assert!(unsure || subscription["plan_id"] == json!(plan), "{subscription} is not on {plan}");
+        if !unsure && subscription["plan_id"] != json!(plan) {
+            let (asked, invoices) = (&customer.changes, list(api, "/v1/invoices").await);
+            panic!("{subscription} is not on {plan}: {asked:#?}, {invoices:#?}");
+        }
     }
     let invoices = list(api, "/v1/invoices").await;
     let mut periods = BTreeMap::<(String, String), u64>::new();
     for invoice in &invoices {
         numbers.extend(invoice["number"].as_str().map(str::to_owned));
         if invoice["state"] == "void" {
-            // The clock was moved past the time a first payment may take before it was tried, or while its payment
-            // method was looked up: nothing was charged.
+            // The clock was moved past the time a first payment may take before it was tried, while its payment method
+            // was looked up, or while it was charged, which then came too late and was given back.
             let attempts = invoice["attempts"].as_array().expect("attempts");
             assert!(attempts.iter().all(|attempt| attempt["decline_code"] == "canceled"), "{invoice}");
             continue;
@@ -189,9 +192,10 @@ struct Money {
 }
 
 impl Money {
-    /// As the sandbox processor wrote them down.
+    /// As the sandbox processor wrote them down. A charge that was given back whole came too late for its invoice
+    /// (the load itself never gives back so much): it counts as not charged.
     fn of_journal(data: &Path) -> Self {
-        let mut money = Self::default();
+        let (mut charges, mut money) = (BTreeMap::new(), Self::default());
         let journals = files(data).into_iter().filter(|path| path.ends_with("journal.jsonl"));
         for line in journals.flat_map(|path| lines(&path)) {
             if let Some(receipt) = line.pointer("/what/charge/receipt")
@@ -200,11 +204,19 @@ impl Money {
                 // The invoice, and the number of the attempt.
                 let reference = text(receipt, "reference");
                 let invoice = reference.split('/').next().expect("a first part");
-                *money.charged.entry(invoice.to_owned()).or_default() += 1;
+                charges.insert(text(receipt, "id"), (invoice.to_owned(), receipt["amount"].clone()));
             }
-            if let Some(amount) = line.pointer("/what/refund/amount/amount") {
-                money.refunded.push(amount.as_u64().expect("an amount"));
+            if let Some(refund) = line.pointer("/what/refund") {
+                let charge = text(refund, "charge");
+                if charges.get(&charge).is_some_and(|(_, amount)| *amount == refund["amount"]) {
+                    charges.remove(&charge);
+                } else {
+                    money.refunded.push(refund["amount"]["amount"].as_u64().expect("an amount"));
+                }
             }
+        }
+        for (invoice, _) in charges.into_values() {
+            *money.charged.entry(invoice).or_default() += 1;
         }
         money.refunded.sort_unstable();
         money

@@ -57,6 +57,8 @@ pub struct Customer {
     pub refunded: BTreeMap<String, u64>,
     refunds_asked: BTreeSet<String>,
     pub renamed: u64,
+    /// What was answered to changes of plans and when they were given up, for whoever asks why.
+    pub changes: Vec<String>,
 }
 
 impl Customer {
@@ -86,6 +88,7 @@ impl Customer {
             refunded: BTreeMap::new(),
             refunds_asked: BTreeSet::new(),
             renamed: 0,
+            changes: Vec::new(),
         }
     }
 
@@ -213,6 +216,9 @@ impl Customer {
     }
 
     fn note_answer(&mut self, kind: Kind, answer: &Answer) {
+        if let Kind::Change(..) | Kind::Subscribe = &kind {
+            self.changes.push(format!("{kind:?}: {} {}", answer.status, answer.text));
+        }
         match kind {
             Kind::Notify(title) => drop(self.notified.insert(title, answer.text_at("/id"))),
             Kind::Subscribe => drop(self.subscriptions.insert(answer.text_at("/id"), (self.plans[0].clone(), 0))),
@@ -232,6 +238,7 @@ impl Customer {
     /// A request is known by its key for a day or two; after that, what the clock outran cannot be told any more.
     fn give_up_change(&mut self) {
         let in_doubt = std::mem::take(&mut self.in_doubt);
+        self.changes.push(format!("{:?} given up, in doubt: {in_doubt}", self.pending));
         if let Some((Kind::Change(id, _), _)) = self.pending.take().filter(|_| in_doubt) {
             self.subscriptions.get_mut(&id).expect("a subscription of ours").1 += 1;
             self.unsure.insert(id);

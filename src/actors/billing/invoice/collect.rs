@@ -2,7 +2,7 @@
 
 use super::protocol::{Attempt, AttemptStatus, ChargeOutcome, Event, Mode, Reply, State};
 use super::state::{Body, Invoice, MOST_ATTEMPTS};
-use super::{NO_PAYMENT_METHOD, parse_reference, reference};
+use super::{CANCELED, NO_PAYMENT_METHOD, parse_reference, reference};
 use crate::actors::billing::dunning::Schedule;
 use crate::actors::billing::wallet::{self, Payable, Wallet};
 use crate::kernel::{Context, Decision, Effect, Error, Outcome, ProviderKind, codec};
@@ -134,7 +134,7 @@ impl Body {
                 return self.failed(decision, attempt, NO_PAYMENT_METHOD, context);
             }
             Ok(Some(payable)) if !self.void_requested => payable,
-            Ok(Some(_)) => return self.failed(decision, attempt, "canceled", context),
+            Ok(Some(_)) => return self.failed(decision, attempt, CANCELED, context),
             Ok(None) => return self.failed(decision, attempt, NO_PAYMENT_METHOD, context),
             Err(_) => return self.failed(decision, attempt, "payment_methods_unavailable", context),
         };

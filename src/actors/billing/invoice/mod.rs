@@ -42,6 +42,8 @@ pub const CREDIT_NOTES: &str = "credit_notes";
 
 /// The decline code of an attempt that found nothing to charge.
 pub const NO_PAYMENT_METHOD: &str = "no_payment_method";
+/// The decline code of an invoice that was given up before it was paid.
+const CANCELED: &str = "canceled";
 
 #[must_use]
 pub fn id(invoice_id: &str) -> EntityId {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::CANCELED;
 use crate::actors::billing::dunning::Schedule;
 use crate::actors::billing::quote::Quote;
 use crate::actors::billing::wallet::Payable;
@@ -300,11 +301,12 @@ impl View {
         !waits || self.attempts.last().is_some_and(|attempt| !attempt.status.is_under_way())
     }
 
-    /// Why the last attempt failed, if it did.
+    /// Why the last attempt failed, if it did; `canceled` when the invoice was void before one could.
     #[must_use]
     pub fn decline_code(&self) -> Option<&str> {
-        match &self.attempts.last()?.status {
-            AttemptStatus::Failed { code } => Some(code),
+        match self.attempts.last().map(|attempt| &attempt.status) {
+            Some(AttemptStatus::Failed { code }) => Some(code),
+            _ if self.state == State::Void => Some(CANCELED),
             _ => None,
         }
     }

@@ -1,8 +1,8 @@
 //! What follows when an attempt is settled: paid, tried again, given up, voided, or given back.
 
-use super::NO_PAYMENT_METHOD;
 use super::protocol::{Attempt, AttemptStatus, Event, Mode, Reason, Reply, State};
 use super::state::{Body, Invoice, MOST_ATTEMPTS};
+use super::{CANCELED, NO_PAYMENT_METHOD};
 use crate::actors::billing::ledger::{self, Account, Movement};
 use crate::actors::billing::notices;
 use crate::actors::billing::subscription::{self, Subscription};
@@ -25,7 +25,7 @@ impl Body {
         let decision = match self.state {
             State::Open => self.voided(decision, context).event(Event::AttemptFailed {
                 attempt: number,
-                code: "canceled".to_owned(),
+                code: CANCELED.to_owned(),
                 at: context.now,
             }),
             _ => decision,

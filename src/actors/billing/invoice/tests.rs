@@ -277,7 +277,9 @@ fn voiding_waits_for_a_charge_under_way() {
     assert_eq!((view(&mut invoice).state, tells(&voided, "subscription")), (State::Void, 1));
     let mut invoice = Given::<Invoice>::new("inv_1");
     invoice.when(draft(1999, Mode::KeepOpen)).expect("made");
+    assert_eq!(view(&mut invoice).decline_code(), None);
     invoice.when(Command::Void).expect("voided");
+    assert_eq!(view(&mut invoice).decline_code(), Some("canceled"), "whoever waits for it hears that it is over");
     invoice.when(Command::Numbered(Ok(3))).expect("keeps its number");
     let shown = view(&mut invoice);
     assert_eq!((shown.state, shown.number.as_deref()), (State::Void, Some("INV-000003")));

@@ -256,8 +256,11 @@ async fn create(call: Call<CreateSubscription>) -> Result<Reply, Error> {
     let view = ask(router, &id, Command::Start(Box::new(request)), &call.origin).await?;
     let Some(settling) = view.settling.clone() else { return Ok(shown(201, &view)) };
     let view = settled(router, view, &settling.invoice_id, &call.origin).await?;
-    if view.state == State::Incomplete {
-        refuse_declined(router, &settling.invoice_id, &call.origin).await?;
+    if view.state == State::Incomplete
+        && let Some(code) = decline_code(router, &settling.invoice_id, &call.origin).await?
+        && code != invoice::NO_PAYMENT_METHOD
+    {
+        return Err(declined(&code));
     }
     Ok(shown(201, &view))
 }
@@ -285,16 +288,12 @@ async fn settled(router: &Router, view: View, invoice_id: &str, origin: &Origin)
     wait::until(look).await
 }
 
-/// A 402 when the last attempt to pay this invoice was declined.
-async fn refuse_declined(router: &Router, invoice_id: &str, origin: &Origin) -> Result<(), Error> {
-    let invoice = match super::invoices::read(router, invoice_id, origin).await {
-        Ok(invoice) => invoice,
-        Err(error) if error.code == ErrorCode::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    match invoice.decline_code() {
-        Some(code) if code != invoice::NO_PAYMENT_METHOD => Err(declined(code)),
-        _ => Ok(()),
+/// Why this invoice was not paid, once that is certain.
+async fn decline_code(router: &Router, invoice_id: &str, origin: &Origin) -> Result<Option<String>, Error> {
+    match super::invoices::read(router, invoice_id, origin).await {
+        Ok(invoice) => Ok(invoice.decline_code().map(str::to_owned)),
+        Err(error) if error.code == ErrorCode::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -370,8 +369,10 @@ async fn change(call: Call<ChangeSubscription>) -> Result<Reply, Error> {
     let settling = view.settling.clone().filter(|settling| settling.reason == Reason::Change);
     let Some(settling) = settling else { return Ok(shown(200, &view)) };
     let view = settled(router, view, &settling.invoice_id, &call.origin).await?;
-    if view.settling.is_none() {
-        refuse_declined(router, &settling.invoice_id, &call.origin).await?;
+    if view.settling.is_none()
+        && let Some(code) = decline_code(router, &settling.invoice_id, &call.origin).await?
+    {
+        return Err(declined(&code));
     }
     Ok(shown(200, &view))
 }

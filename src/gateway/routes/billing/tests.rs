@@ -173,6 +173,14 @@ async fn a_change_costs_what_its_preview_said() {
     let fewer = json!({"quantity": 1});
     let changed = stage.post(&format!("/v1/subscriptions/{id}/change"), fewer).await.json();
     assert_eq!((&changed["quantity"], changed["credit"].as_i64()), (&json!(1), Some(999)));
+    for card in stage.items("/v1/payment-methods").await {
+        let path = format!("/v1/payment-methods/{}", text(&card["id"]));
+        let deleted = send(&stage.gateway, Method::DELETE, &path, &[&stage.bearer], "").await;
+        assert_eq!(deleted.status, 204);
+    }
+    let refused = stage.post(&format!("/v1/subscriptions/{id}/change"), json!({"quantity": 9})).await;
+    assert_eq!((refused.status, &refused.json()["errors"][0]["detail"]), (402, &json!("no_payment_method")));
+    assert_eq!(stage.subscription(&id).await["quantity"], 1);
     stage.books_hold().await;
 }
 
