@@ -35,8 +35,8 @@ use super::request::{BodyBudget, BodyStream, Head, Request, read_body};
 use super::server::App;
 use super::services::Services;
 use super::table::{Found, Table, TableError};
-use super::upstream::{Forwarding, Upstreams};
-use crate::kernel::{Error, ErrorCode, Origin, Principal, fail_point};
+use super::upstream::{self, Forwarding, Standing, Upstreams, asks_for_websocket};
+use crate::kernel::{Error, ErrorCode, Origin, Principal, Secret, fail_point};
 use crate::settings::{Route, Settings};
 use crate::telemetry;
 
@@ -224,7 +224,7 @@ impl Gateway {
         exchange: &mut Exchange,
         seen: &mut Seen,
     ) -> Result<Reply, Error> {
-        let route = self.upstreams.find(head).ok_or_else(|| Error::not_found("resource"))?;
+        let (route, place) = self.upstreams.find(head)?;
         seen.upstream = Some(format!("upstream {}", route.name));
         telemetry::Scope::set_operation("upstream");
         tracing::Span::current().record("operation", "upstream");
@@ -232,8 +232,13 @@ impl Gateway {
         let caller = self.identify(head, route.access, exchange).await?;
         self.limit(route.limit(head), &caller, exchange)?;
         caller.check(route.access)?;
+        let upgrade = match upgrade.filter(|_| route.websocket && asks_for_websocket(head)) {
+            Some(connection) => Some((connection, self.standing(head, &route)?)),
+            None => None,
+        };
         let forwarding = Forwarding {
             head,
+            place,
             body,
             upgrade,
             caller: &caller,
@@ -245,6 +250,14 @@ impl Gateway {
         let reply = self.upstreams.forward(&route, forwarding).await?;
         exchange.foreign = true;
         Ok(reply)
+    }
+
+    /// What a connection through a route is held by once its request is answered.
+    fn standing(&self, head: &Head, route: &upstream::Route) -> Result<Standing, Error> {
+        let place = self.services.realtime.admit()?;
+        let token = bearer(head).map(|token| Secret::new(token.to_owned()));
+        let gateway = self.me.upgrade().ok_or_else(Error::internal)?;
+        Ok(Standing { gateway, token, access: route.access, place })
     }
 
     /// A place among the requests in flight.

@@ -103,6 +103,8 @@ pub struct Head {
     pub peer: IpAddr,
     /// Whether the connection is encrypted.
     pub secure: bool,
+    /// Whether a body follows; over HTTP/2 no field needs to say so.
+    pub has_body: bool,
 }
 
 impl Head {
@@ -117,6 +119,7 @@ impl Head {
             headers: HeaderMap::new(),
             peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
             secure: false,
+            has_body: false,
         }
     }
 

@@ -169,6 +169,7 @@ pub async fn send(gateway: &Gateway, method: Method, path: &str, headers: &[&str
         let name: HeaderName = name.parse().expect("a name");
         head.headers.append(name, HeaderValue::from_str(value).expect("a value"));
     }
+    head.has_body = !body.is_empty();
     let body = Bytes::from(body.to_owned());
     let body = futures::stream::once(async move { Ok(body) }).boxed();
     Answered::of(gateway.serve(Request { head: Arc::new(head), body, upgrade: None }).await).await

@@ -43,12 +43,9 @@ impl<B> Carries for http::Response<B> {
 
 type WarpBody = <warp::reply::Response as Carries>::Body;
 
-/// A request's head on its way through warp, and whether a body follows it.
+/// A request's head on its way through warp.
 #[derive(Clone)]
-struct Arrived {
-    head: Arc<Head>,
-    has_body: bool,
-}
+struct Arrived(Arc<Head>);
 
 /// The service of one connection.
 pub(super) fn service(
@@ -105,16 +102,17 @@ fn arrived(request: &mut http::Request<Incoming>, peer: Peer) -> Arrived {
         headers,
         peer: peer.address,
         secure: peer.secure,
+        has_body: !request.body().is_end_stream(),
     };
-    Arrived { head: Arc::new(head), has_body: !request.body().is_end_stream() }
+    Arrived(Arc::new(head))
 }
 
 fn filter(app: Arc<dyn App>) -> impl Filter<Extract = (Answer,), Error = warp::Rejection> + Clone {
     warp::ext::get::<Arrived>().and(warp::ext::optional::<OnUpgrade>()).and(warp::body::stream()).then(
-        move |arrived: Arrived, upgrade, body| {
+        move |Arrived(head): Arrived, upgrade, body| {
             let app = app.clone();
-            let body = if arrived.has_body { chunks(body) } else { futures::stream::empty().boxed() };
-            let request = Request { head: arrived.head, body, upgrade };
+            let body = if head.has_body { chunks(body) } else { futures::stream::empty().boxed() };
+            let request = Request { head, body, upgrade };
             async move { Answer(app.serve(request).await) }
         },
     )

@@ -41,6 +41,11 @@ impl Breaker {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = State::default();
     }
 
+    /// A request that says nothing about the upstream: another may try.
+    pub(super) fn abandoned(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).trial_since = None;
+    }
+
     pub(super) fn failed(&self, now: Instant) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.failures = state.failures.saturating_add(1);

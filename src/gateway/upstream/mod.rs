@@ -2,12 +2,15 @@
 //!
 //! Invariants: what a client says of its own identity never reaches an upstream, ours does; hop-by-hop fields end
 //! here (RFC 9110 §7.6.1); only safe requests without a body are tried again; an upstream that fails repeatedly is
-//! left alone for a while. The gateway's own endpoints come first and are never shadowed.
+//! left alone for a while, and nothing that a client does counts as its failure. The gateway's own endpoints come first
+//! and are never shadowed. A path has one spelling: the one a route was chosen by is the one that is forwarded.
 
 mod breaker;
 mod connect;
 pub mod follow;
 mod headers;
+mod passage;
+mod path;
 mod proxy;
 mod target;
 #[cfg(test)]
@@ -17,17 +20,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use percent_encoding::percent_decode_str;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use proxy::Forwarding;
+pub use passage::Standing;
+pub use proxy::{Forwarding, asks_for_websocket};
 
 use self::connect::Client;
+use self::path::one_spelling;
 use self::target::Target;
 use super::registry::{Access, LimitClass};
 use super::request::Head;
 use crate::actors::identity::roles::permission::PERMISSIONS;
-use crate::kernel::{Error, ErrorCode};
+use crate::kernel::Error;
 use crate::settings::Route as RouteSettings;
 
 /// All routes, as they are now.
@@ -47,7 +51,7 @@ pub struct Route {
     strip_prefix: bool,
     timeout: Duration,
     retries: u32,
-    websocket: bool,
+    pub websocket: bool,
     targets: Vec<Arc<Target>>,
     turn: AtomicUsize,
     /// Ends the health checks once nobody uses the route any more.
@@ -88,10 +92,18 @@ impl Upstreams {
         Arc::clone(&self.routes.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The route of a request: one of its host before one of any host, then the longest prefix.
-    #[must_use]
-    pub fn find(&self, head: &Head) -> Option<Arc<Route>> {
-        self.current().iter().find(|route| route.matches(head)).cloned()
+    /// The route of a request, one of its host before one of any host, then the longest prefix; and path and query as
+    /// the upstream will see them.
+    ///
+    /// # Errors
+    /// `not_found`, or `malformed` when the path could be read in two ways.
+    pub fn find(&self, head: &Head) -> Result<(Arc<Route>, String), Error> {
+        let routes = self.current();
+        let path = if routes.is_empty() { head.path.clone() } else { one_spelling(&head.path)? };
+        let host = head.header("host").unwrap_or_default().to_lowercase();
+        let route = routes.iter().find(|route| route.matches(&host, &path));
+        let route = route.ok_or_else(|| Error::not_found("resource"))?;
+        Ok((Arc::clone(route), route.place(&path, &head.query)))
     }
 }
 
@@ -128,11 +140,10 @@ impl Route {
         })
     }
 
-    fn matches(&self, head: &Head) -> bool {
-        let rest = head.path.strip_prefix(self.prefix.as_str());
+    fn matches(&self, host: &str, path: &str) -> bool {
+        let rest = path.strip_prefix(self.prefix.as_str());
         let prefix = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        let host = head.header("host").unwrap_or_default().to_lowercase();
-        let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name);
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
         prefix && (self.host.is_empty() || self.host == host || self.host == name)
     }
 
@@ -147,18 +158,10 @@ impl Route {
     }
 
     /// Path and query as the upstream sees them.
-    fn place(&self, head: &Head) -> Result<String, Error> {
-        let dots = head.path.split('/').any(|segment| {
-            let segment = percent_decode_str(segment).decode_utf8_lossy();
-            // An encoded slash parts segments, too, for an upstream that decodes before it looks.
-            segment.contains('\\') || segment.split('/').any(|part| matches!(part, "." | ".."))
-        });
-        if dots {
-            return Err(Error::new(ErrorCode::Malformed, "The path has dot segments."));
-        }
-        let path = if self.strip_prefix { &head.path[self.prefix.len()..] } else { head.path.as_str() };
+    fn place(&self, path: &str, query: &str) -> String {
+        let path = if self.strip_prefix { &path[self.prefix.len()..] } else { path };
         let path = if path.is_empty() { "/" } else { path };
-        Ok(if head.query.is_empty() { path.to_owned() } else { format!("{path}?{}", head.query) })
+        if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
     }
 
     /// The next target that takes requests, other than those already tried when there are others.

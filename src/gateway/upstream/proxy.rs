@@ -1,4 +1,4 @@
-//! One request through a route, with its tries, its deadlines, and the bytes after an upgrade.
+//! One request through a route, with its tries and its deadlines.
 
 use std::io;
 use std::net::IpAddr;
@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
+use http::header::UPGRADE;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::{self, Frame};
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::connect::Outgoing;
 use super::headers::{outgoing, remove_hop_by_hop};
+use super::passage::{Standing, pass_through};
 use super::target::Target;
 use super::{Route, Upstreams};
 use crate::gateway::auth::Caller;
@@ -33,8 +33,11 @@ const CHUNK_TIMEOUT: Duration = Duration::from_secs(60);
 /// A request that may be forwarded.
 pub struct Forwarding<'a> {
     pub head: &'a Head,
+    /// Path and query as the upstream sees them.
+    pub place: String,
     pub body: BodyStream,
-    pub upgrade: Option<OnUpgrade>,
+    /// There when the client asks for a WebSocket on a route that has them.
+    pub upgrade: Option<(OnUpgrade, Standing)>,
     pub caller: &'a Caller,
     pub exchange: &'a Exchange,
     pub client: IpAddr,
@@ -48,25 +51,18 @@ impl Upstreams {
     /// # Errors
     /// `unavailable` when no upstream takes it, `deadline_exceeded`, or `too_large`.
     pub async fn forward(&self, route: &Route, forwarding: Forwarding<'_>) -> Result<Reply, Error> {
-        let Forwarding { head, body, upgrade, caller, exchange, client, max_body_bytes, draining } = forwarding;
-        let place = route.place(head)?;
-        // To HTTP/2 in the clear, say, the client would speak past the gateway, as whoever it likes.
-        let websocket =
-            head.header(UPGRADE.as_str()).is_some_and(|protocol| protocol.eq_ignore_ascii_case("websocket"));
-        let upgrade = upgrade.filter(|_| route.websocket && websocket);
+        let Forwarding { head, place, body, upgrade, caller, exchange, client, max_body_bytes, draining } = forwarding;
         let headers = outgoing(head, caller, route.access, exchange, client, upgrade.is_some());
-        let empty = !head.headers.contains_key(TRANSFER_ENCODING)
-            && head.header(CONTENT_LENGTH.as_str()).is_none_or(|length| length == "0");
-        let tries = if head.is_safe() && empty && upgrade.is_none() { 1 + route.retries } else { 1 };
-        let limit = Arc::new(Limit { left: AtomicUsize::new(max_body_bytes), passed: AtomicBool::new(false) });
+        let tries = if head.is_safe() && !head.has_body && upgrade.is_none() { 1 + route.retries } else { 1 };
+        let incoming = Arc::new(Incoming::of(max_body_bytes));
         let mut body = Some(body);
         let mut tried: Vec<Arc<Target>> = Vec::new();
         let mut failure = Error::unavailable("No upstream takes requests now.");
         for attempt in 1..=tries {
             let Some(target) = route.pick(&tried) else { break };
             let uri = target.uri(&place).ok_or_else(|| Error::new(ErrorCode::Malformed, "The path is not a path."))?;
-            let body = match body.take().filter(|_| !empty) {
-                Some(body) => limited(body, &limit),
+            let body = match body.take().filter(|_| head.has_body) {
+                Some(body) => limited(body, &incoming),
                 None => Empty::new().map_err(|never| match never {}).boxed_unsync(),
             };
             let mut request = Request::new(body);
@@ -75,6 +71,14 @@ impl Upstreams {
             *request.headers_mut() = headers.clone();
             let outcome = tokio::time::timeout(route.timeout, self.client.request(request)).await;
             tried.push(target.clone());
+            let fault = match &outcome {
+                Ok(Ok(_)) => None,
+                other => incoming.fault(other.is_err(), max_body_bytes),
+            };
+            if let Some(fault) = fault {
+                target.breaker.abandoned();
+                return Err(fault);
+            }
             failure = match outcome {
                 Ok(Ok(response)) if !gave_up(response.status()) => {
                     target.breaker.succeeded();
@@ -86,10 +90,6 @@ impl Upstreams {
                         return Ok(answered(response, None, draining));
                     }
                     continue;
-                }
-                Ok(Err(_)) if limit.passed.load(Ordering::Relaxed) => {
-                    let detail = format!("The body may have at most {max_body_bytes} bytes.");
-                    return Err(Error::new(ErrorCode::TooLarge, detail));
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(route = route.name, %error, "an upstream did not answer");
@@ -108,33 +108,75 @@ fn gave_up(status: StatusCode) -> bool {
     matches!(status.as_u16(), 502..=504)
 }
 
-struct Limit {
+/// How the client's body comes along.
+struct Incoming {
     left: AtomicUsize,
-    passed: AtomicBool,
+    too_large: AtomicBool,
+    broken: AtomicBool,
+    /// The upstream waits for the client's next bytes.
+    awaited: AtomicBool,
+}
+
+impl Incoming {
+    fn of(most: usize) -> Self {
+        let (too_large, broken, awaited) = Default::default();
+        Self { left: AtomicUsize::new(most), too_large, broken, awaited }
+    }
+
+    /// What the client did wrong, so that the call did not come to its end, or is `late`.
+    fn fault(&self, late: bool, most: usize) -> Option<Error> {
+        let malformed = |detail| Some(Error::new(ErrorCode::Malformed, detail));
+        if self.too_large.load(Ordering::Relaxed) {
+            return Some(Error::new(ErrorCode::TooLarge, format!("The body may have at most {most} bytes.")));
+        }
+        if self.broken.load(Ordering::Relaxed) {
+            return malformed("The body broke off.");
+        }
+        if late && self.awaited.load(Ordering::Relaxed) {
+            return malformed("The body took too long to arrive.");
+        }
+        None
+    }
 }
 
 /// The body as it comes in, cut off with an error beyond the limit.
-fn limited(body: BodyStream, limit: &Arc<Limit>) -> Outgoing {
-    let limit = Arc::clone(limit);
-    let frames = body.map(move |chunk| {
-        let chunk = chunk?;
-        let left = limit.left.load(Ordering::Relaxed);
-        let Some(left) = left.checked_sub(chunk.len()) else {
-            limit.passed.store(true, Ordering::Relaxed);
-            return Err(io::Error::other("the body is too large"));
-        };
-        limit.left.store(left, Ordering::Relaxed);
-        Ok(Frame::data(chunk))
+fn limited(mut body: BodyStream, incoming: &Arc<Incoming>) -> Outgoing {
+    let incoming = Arc::clone(incoming);
+    let frames = stream::poll_fn(move |context| {
+        let polled = body.poll_next_unpin(context);
+        incoming.awaited.store(polled.is_pending(), Ordering::Relaxed);
+        polled.map(|chunk| chunk.map(|chunk| take(&incoming, chunk)))
     });
     StreamBody::new(frames).boxed_unsync()
 }
 
-fn answered(mut response: Response<Incoming>, upgrade: Option<OnUpgrade>, draining: CancellationToken) -> Reply {
+fn take(incoming: &Incoming, chunk: io::Result<Bytes>) -> io::Result<Frame<Bytes>> {
+    let chunk = chunk.inspect_err(|_| incoming.broken.store(true, Ordering::Relaxed))?;
+    let left = incoming.left.load(Ordering::Relaxed);
+    let Some(left) = left.checked_sub(chunk.len()) else {
+        incoming.too_large.store(true, Ordering::Relaxed);
+        return Err(io::Error::other("the body is too large"));
+    };
+    incoming.left.store(left, Ordering::Relaxed);
+    Ok(Frame::data(chunk))
+}
+
+/// Whether the client asks for a WebSocket. Any other protocol, HTTP/2 in the clear say, it would speak past the
+/// gateway, as whoever it likes.
+pub fn asks_for_websocket(head: &Head) -> bool {
+    head.header(UPGRADE.as_str()).is_some_and(|protocol| protocol.eq_ignore_ascii_case("websocket"))
+}
+
+fn answered(
+    mut response: Response<body::Incoming>,
+    upgrade: Option<(OnUpgrade, Standing)>,
+    draining: CancellationToken,
+) -> Reply {
     let status = response.status();
     let mut reply = Reply::empty(status.as_u16());
-    if let (StatusCode::SWITCHING_PROTOCOLS, Some(ours)) = (status, upgrade) {
+    if let (StatusCode::SWITCHING_PROTOCOLS, Some((ours, standing))) = (status, upgrade) {
         let theirs = hyper::upgrade::on(&mut response);
-        tokio::spawn(pass_through(ours, theirs, draining));
+        tokio::spawn(pass_through(ours, theirs, standing, draining));
         reply.headers = std::mem::take(response.headers_mut());
         return reply;
     }
@@ -144,7 +186,7 @@ fn answered(mut response: Response<Incoming>, upgrade: Option<OnUpgrade>, draini
     reply
 }
 
-fn chunks(body: Incoming) -> impl stream::Stream<Item = io::Result<Bytes>> + Send {
+fn chunks(body: body::Incoming) -> impl stream::Stream<Item = io::Result<Bytes>> + Send {
     stream::unfold(Some(body), |body| async move {
         let mut body = body?;
         loop {
@@ -160,20 +202,4 @@ fn chunks(body: Incoming) -> impl stream::Stream<Item = io::Result<Bytes>> + Sen
             }
         }
     })
-}
-
-/// Copies bytes both ways until one side closes or the node drains.
-async fn pass_through(ours: OnUpgrade, theirs: OnUpgrade, draining: CancellationToken) {
-    let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) else {
-        return tracing::debug!("an upgrade through the gateway did not come about");
-    };
-    let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
-    tokio::select! {
-        copied = tokio::io::copy_bidirectional(&mut ours, &mut theirs) => {
-            if let Err(error) = copied {
-                tracing::debug!(%error, "an upgraded connection broke off");
-            }
-        }
-        () = draining.cancelled() => {}
-    }
 }

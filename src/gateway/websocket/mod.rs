@@ -118,7 +118,11 @@ impl Realtime {
         self.tasks.wait().await;
     }
 
-    fn admit(&self) -> Result<OwnedSemaphorePermit, Error> {
+    /// A place among all WebSocket connections, those to upstreams included.
+    ///
+    /// # Errors
+    /// `overloaded` when all are taken, `unavailable` while the node shuts down.
+    pub fn admit(&self) -> Result<OwnedSemaphorePermit, Error> {
         if self.stopping.is_cancelled() {
             return Err(Error::unavailable("The node is shutting down."));
         }
