@@ -6,6 +6,7 @@ use super::billing::numbering::Numbering;
 use super::billing::plans::Catalogue as Plans;
 use super::billing::subscription::Subscription;
 use super::billing::wallet::Wallet;
+use super::compliance::keyring::fence::KeyFence;
 use super::compliance::{Alerts, Consents, Erasure, Keyring, SigningKey as AuditKey};
 use super::idempotency::Idempotency;
 use super::identity::api_key::ApiKey;
@@ -28,6 +29,7 @@ pub fn kinds() -> Vec<Kind> {
         Kind::of::<VirtualClock>(),
         Kind::of::<Members>(),
         Kind::of::<Keyring>(),
+        Kind::of::<KeyFence>(),
         Kind::of::<Alerts>(),
         Kind::of::<Consents>(),
         Kind::of::<Erasure>(),

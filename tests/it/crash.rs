@@ -82,7 +82,7 @@ const STORAGE: [Point; 28] = [
     ("compact.named", 1),
 ];
 
-const PEOPLE: [Point; 13] = [
+const PEOPLE: [Point; 14] = [
     ("erasure.begun", 2),
     ("erasure.before_account", 2),
     ("erasure.before_key", 2),
@@ -91,6 +91,7 @@ const PEOPLE: [Point; 13] = [
     ("rotation.version_added", 2),
     ("rotation.signing_key_rotated", 1),
     ("rotation.audit_key_wrapped", 1),
+    ("rotation.fences_raised", 1),
     ("rotation.key_wrapped", 5),
     ("rotation.keys_wrapped", 1),
     ("rotation.old_destroyed", 1),

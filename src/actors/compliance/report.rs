@@ -77,7 +77,7 @@ impl Compliance {
         }
         let versions = self.keys.versions().len();
         let evidence = format!(
-            "{living} data keys are wrapped, {old} of them not under version {current} of the key-encryption key; \
+            "{living} data keys are wrapped or were announced, {old} of them not under version {current} of the key-encryption key; \
              {versions} version(s) can unwrap."
         );
         let finding = if old == 0 && versions == 1 { Finding::Enforced } else { Finding::Attention };

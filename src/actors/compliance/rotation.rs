@@ -4,16 +4,18 @@
 //! the write-ahead log until it is purged, and in backups; with its KEK version gone none of these opens. The same holds
 //! for the keys of the living in backups from before: a restore of such a backup needs the keyrings of today.
 //! Resumable: after a crash the next rotation finds what is still wrapped under old versions by index. Architecture
-//! invariant: a version is destroyed only after no stored key needs it.
+//! invariant: a version is destroyed only after no stored key needs it, and none that needs it can be stored any more
+//! (ADR 24).
 
 use serde::Serialize;
 
 use super::audit_log::signing_key::{self, OWNER, SigningKey, signing_key_id};
+use super::keyring::fence::{self, KeyFence, fence_id};
 use super::keyring::{BY_VERSION, Command, Keyring, Reply, TABLE, keyring_id};
 use super::service::Compliance;
 use crate::actors::identity::authority::Authority;
 use crate::actors::runtime::{Page, Scope};
-use crate::kernel::{AuditRecord, Error, ErrorCode, Origin, codec, fail_point};
+use crate::kernel::{AuditRecord, EntityId, Error, ErrorCode, Origin, ShardId, codec, fail_point};
 use crate::providers::keys::{KeyError, WrappedKey};
 
 /// Keyrings read at once.
@@ -45,6 +47,8 @@ impl Compliance {
         fail_point::reach("rotation.signing_key_rotated");
         self.rewrap_audit_key(version, origin).await?;
         fail_point::reach("rotation.audit_key_wrapped");
+        self.raise_fences(version, origin).await?;
+        fail_point::reach("rotation.fences_raised");
         let rewrapped = self.rewrap_keyrings(version, origin).await?;
         fail_point::reach("rotation.keys_wrapped");
         self.keys.destroy_below(version).await.map_err(|error| failed(&error))?;
@@ -64,6 +68,15 @@ impl Compliance {
         Ok(())
     }
 
+    /// From when this returns no key is announced under an older version, and each that was is in the index.
+    async fn raise_fences(&self, version: u32, origin: &Origin) -> Result<(), Error> {
+        let (origin, raise) = (unkeyed(origin), fence::Command::Raise { lowest: version });
+        for shard in self.router.shard_ids().filter(|shard| *shard != ShardId::META) {
+            self.router.ask::<KeyFence>(&fence_id(shard), raise.clone(), &origin).await?;
+        }
+        Ok(())
+    }
+
     /// Wraps the data keys under older versions anew, in passes until none is left.
     async fn rewrap_keyrings(&self, version: u32, origin: &Origin) -> Result<u64, Error> {
         let (origin, mut rewrapped) = (unkeyed(origin), 0);
@@ -76,27 +89,40 @@ impl Compliance {
                 return Ok(rewrapped);
             }
             for (from, user_id) in old {
-                rewrapped += u64::from(self.rewrap(from, &user_id, &origin).await?);
+                rewrapped += u64::from(self.rewrap(from, version, &user_id, &origin).await?);
                 fail_point::reach("rotation.key_wrapped");
             }
         }
     }
 
-    /// Whether it was wrapped anew; a person erased meanwhile is not.
-    async fn rewrap(&self, from: u32, user_id: &str, origin: &Origin) -> Result<bool, Error> {
+    /// Whether it was wrapped anew. Where no key is under `from`, one that was announced is barred to older versions.
+    async fn rewrap(&self, from: u32, version: u32, user_id: &str, origin: &Origin) -> Result<bool, Error> {
         let id = keyring_id(user_id);
-        let rows = self.router.rows(&id, TABLE, Page { after: None, limit: 1, reverse: false }).await?;
-        let Some((_, bytes)) = rows.first() else {
+        let mut held = self.held(&id).await?;
+        if held.as_ref().is_none_or(|held| held.version != from) {
+            match self.router.ask::<Keyring>(&id, Command::Bar { from, lowest: version }, origin).await {
+                Ok(_) => return Ok(false),
+                Err(error) if error.code != ErrorCode::Conflict => return Err(error),
+                // It was made just now, or else its row is lost.
+                Err(_) => held = self.held(&id).await?,
+            }
+        }
+        let Some(held) = held else {
             let asked = self.router.ask::<Keyring>(&id, Command::Get, origin).await?;
             return if matches!(asked, Reply::Held { .. }) { Err(Error::internal()) } else { Ok(false) };
         };
-        let held: WrappedKey = codec::decode(bytes).map_err(|_| Error::internal())?;
         let wrapped = self.anew(user_id, &held).await?;
         match self.router.ask::<Keyring>(&id, Command::Rewrap { from, wrapped }, origin).await {
             Ok(_) => Ok(true),
             Err(error) if matches!(error.code, ErrorCode::Gone | ErrorCode::Conflict) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    async fn held(&self, keyring: &EntityId) -> Result<Option<WrappedKey>, Error> {
+        let rows = self.router.rows(keyring, TABLE, Page { after: None, limit: 1, reverse: false }).await?;
+        let Some((_, bytes)) = rows.first() else { return Ok(None) };
+        codec::decode(bytes).map(Some).map_err(|_| Error::internal())
     }
 
     async fn anew(&self, owner: &str, held: &WrappedKey) -> Result<WrappedKey, Error> {

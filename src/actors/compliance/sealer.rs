@@ -2,7 +2,8 @@
 //!
 //! Architecture invariants: an unwrapped key is only ever in memory and zeroized when forgotten; a key forgotten while
 //! it was being fetched is not remembered; the memory is bounded, so that a million people cost what a few thousand
-//! cost. Two callers that make a person's first key at once get the same one: the keyring takes the first.
+//! cost. Two callers that make a person's first key at once get the same one: the keyring takes the first. A key is
+//! announced before it is made, so that a rotation knows of it ([`super::keyring::fence`], ADR 24).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,12 +12,16 @@ use async_trait::async_trait;
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
+use super::keyring::fence::{self, KeyFence, fence_id};
 use super::keyring::{Command, Keyring, Reply, TABLE, keyring_id};
 use crate::actors::runtime::sealer::Sealer;
 use crate::actors::runtime::{Page, Router};
 use crate::kernel::{Error, ErrorCode, Origin, codec};
 use crate::providers::keys::{KeyError, KeyWrapper, WrappedKey};
 use crate::storage::seal::DataKey;
+
+/// How often a key is wrapped anew because a rotation overtook it.
+const MAKING_TRIES: usize = 3;
 
 /// How the sealer reaches keyrings: the router in the product, a map in tests.
 #[async_trait]
@@ -26,6 +31,12 @@ pub trait Keyrings: Send + Sync + 'static {
     /// # Errors
     /// The keyring's refusal, or `unavailable`.
     async fn ask(&self, user_id: &str, command: Command) -> Result<Reply, Error>;
+
+    /// Announces to the fence of the keyring's shard that a key under `version` is about to be made.
+    ///
+    /// # Errors
+    /// `unavailable` when it cannot be told now.
+    async fn announce(&self, user_id: &str, version: u32) -> Result<fence::Reply, Error>;
 
     /// The row of `keyring/<user_id>`; linearizable.
     ///
@@ -38,6 +49,12 @@ pub trait Keyrings: Send + Sync + 'static {
 impl Keyrings for Router {
     async fn ask(&self, user_id: &str, command: Command) -> Result<Reply, Error> {
         self.ask::<Keyring>(&keyring_id(user_id), command, &Origin::system("sealer")).await
+    }
+
+    async fn announce(&self, user_id: &str, version: u32) -> Result<fence::Reply, Error> {
+        let fence = fence_id(self.shard_of(&keyring_id(user_id)));
+        let command = fence::Command::Announce { user_id: user_id.to_owned(), version };
+        self.ask::<KeyFence>(&fence, command, &Origin::system("sealer")).await
     }
 
     async fn wrapped(&self, user_id: &str) -> Result<Option<WrappedKey>, Error> {
@@ -90,7 +107,7 @@ impl KeyringSealer {
         match keyrings.ask(user_id, Command::Get).await? {
             Reply::Held { .. } => {}
             Reply::Erased { .. } => return Ok(Fetched::Erased),
-            Reply::Absent | Reply::Accepted => return Ok(Fetched::Absent),
+            Reply::Absent | Reply::Accepted | Reply::Superseded => return Ok(Fetched::Absent),
         }
         let Some(wrapped) = keyrings.wrapped(user_id).await? else {
             // Erased between the two questions, or else the row is lost, which must not look like an erasure.
@@ -105,12 +122,20 @@ impl KeyringSealer {
     async fn make(&self, user_id: &str) -> Result<Option<DataKey>, Error> {
         let mut key = Zeroizing::new([0; 32]);
         SystemRandom::new().fill(key.as_mut()).map_err(|_| Error::internal())?;
-        let wrapped = self.keys.wrap(user_id, &key).await.map_err(|error| failed(user_id, &error))?;
-        match self.keyrings()?.ask(user_id, Command::Create { wrapped }).await {
-            Ok(_) => Ok(Some(DataKey::new(*key))),
-            Err(error) if matches!(error.code, ErrorCode::Conflict | ErrorCode::Gone) => Ok(None),
-            Err(error) => Err(error),
+        let keyrings = self.keyrings()?;
+        for _ in 0..MAKING_TRIES {
+            let wrapped = self.keys.wrap(user_id, &key).await.map_err(|error| failed(user_id, &error))?;
+            if keyrings.announce(user_id, wrapped.version).await? == fence::Reply::Superseded {
+                continue;
+            }
+            match keyrings.ask(user_id, Command::Create { wrapped }).await {
+                Ok(Reply::Superseded) => {}
+                Ok(_) => return Ok(Some(DataKey::new(*key))),
+                Err(error) if matches!(error.code, ErrorCode::Conflict | ErrorCode::Gone) => return Ok(None),
+                Err(error) => return Err(error),
+            }
         }
+        Err(Error::unavailable("The keys of this node are being rotated."))
     }
 }
 

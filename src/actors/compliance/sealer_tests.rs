@@ -9,6 +9,7 @@ use crate::providers::keys::FileKeys;
 #[derive(Default)]
 struct InMemory {
     keyrings: Mutex<HashMap<String, Given<Keyring>>>,
+    fence: Mutex<Option<Given<KeyFence>>>,
     rows: Mutex<HashMap<String, WrappedKey>>,
     asked: AtomicUsize,
     on_get: Mutex<Option<Box<dyn FnOnce() + Send>>>,
@@ -28,6 +29,12 @@ impl Keyrings for InMemory {
             action();
         }
         answer
+    }
+
+    async fn announce(&self, user_id: &str, version: u32) -> Result<fence::Reply, Error> {
+        let mut fence = self.fence.lock().expect("not poisoned");
+        let command = fence::Command::Announce { user_id: user_id.to_owned(), version };
+        fence.get_or_insert_with(|| Given::new("shard")).when(command).map(|decision| decision.reply)
     }
 
     async fn wrapped(&self, user_id: &str) -> Result<Option<WrappedKey>, Error> {

@@ -1,5 +1,7 @@
 //! The compliance service on the real runtime, with logs in memory that remember every byte a disk would see.
 
+mod rotation;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

@@ -6,6 +6,7 @@
 //! clear, which is also what keeps sealing from recursing into itself. Deliberately absent: the unwrapped key, which
 //! exists only in memory, in [`super::sealer`].
 
+pub mod fence;
 mod protocol;
 mod state;
 #[cfg(test)]
@@ -16,7 +17,8 @@ pub use state::Keyring;
 
 use crate::kernel::EntityId;
 
-/// Index of living keyrings: key `<version, 4 bytes big endian><usr_id>`, empty value. Drives the rotation of KEKs.
+/// Index of living keyrings and of those that were announced ([`fence`]): key `<version, 4 bytes big endian><usr_id>`,
+/// empty value. Drives the rotation of KEKs.
 pub const BY_VERSION: &str = "keyring_by_version";
 
 /// The table and key of the one row: the encoded [`crate::providers::keys::WrappedKey`].

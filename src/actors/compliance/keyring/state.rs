@@ -1,4 +1,4 @@
-//! The keyring's state machine: absent, held or erased, and never back.
+//! The keyring's state machine: absent (and perhaps barred to old versions), held, or erased, and never back.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,10 @@ pub enum Keyring {
     Erased {
         at: Timestamp,
     },
+    /// As absent, but a first key under a version below `lowest` comes too late.
+    Barred {
+        lowest: u32,
+    },
 }
 
 impl Entity for Keyring {
@@ -32,6 +36,7 @@ impl Entity for Keyring {
             Command::Create { wrapped } => self.create(wrapped, context),
             Command::Rewrap { from, wrapped } => self.rewrap(from, wrapped, context),
             Command::Erase => Ok(self.erase(context)),
+            Command::Bar { from, lowest } => self.bar(from, lowest, context),
         }
     }
 
@@ -40,6 +45,7 @@ impl Entity for Keyring {
         *self = match event {
             Event::Created { version } | Event::Rewrapped { version } => Self::Held { version: *version },
             Event::Erased { at } => Self::Erased { at: *at },
+            Event::Barred { lowest } => Self::Barred { lowest: *lowest },
         };
     }
 }
@@ -47,7 +53,7 @@ impl Entity for Keyring {
 impl Keyring {
     fn answer(&self) -> Reply {
         match self {
-            Self::Absent => Reply::Absent,
+            Self::Absent | Self::Barred { .. } => Reply::Absent,
             Self::Held { version } => Reply::Held { version: *version },
             Self::Erased { at } => Reply::Erased { at: *at },
         }
@@ -57,7 +63,8 @@ impl Keyring {
         match self {
             Self::Held { .. } => Err(Error::conflict("There is a data key already.")),
             Self::Erased { .. } => Err(erased()),
-            Self::Absent => {
+            Self::Barred { lowest } if wrapped.version < *lowest => Ok(Decision::reply(Reply::Superseded)),
+            Self::Absent | Self::Barred { .. } => {
                 let version = wrapped.version;
                 let decision =
                     Decision::reply(Reply::Accepted).event(Event::Created { version }).row(TABLE, ROW, row(&wrapped));
@@ -77,9 +84,25 @@ impl Keyring {
             }
             Self::Held { version } if *version > from => Ok(Decision::reply(Reply::Accepted)),
             Self::Held { .. } => Err(Error::conflict("The data key is wrapped under another version.")),
-            Self::Absent => Err(Error::not_found("data key")),
+            Self::Absent | Self::Barred { .. } => Err(Error::not_found("data key")),
             Self::Erased { .. } => Err(erased()),
         }
+    }
+
+    fn bar(&self, from: u32, lowest: u32, context: &Context) -> Result<Decision<Self>, Error> {
+        let mut decision = Decision::reply(Reply::Accepted).unindex(BY_VERSION, by_version_key(from, context.id.key()));
+        let barred = match self {
+            Self::Held { version } if *version == from => {
+                return Err(Error::conflict("There is a data key under that version."));
+            }
+            Self::Held { .. } | Self::Erased { .. } => false,
+            Self::Barred { lowest: before } => *before < lowest,
+            Self::Absent => true,
+        };
+        if barred {
+            decision = decision.event(Event::Barred { lowest });
+        }
+        Ok(decision)
     }
 
     fn erase(&self, context: &Context) -> Decision<Self> {

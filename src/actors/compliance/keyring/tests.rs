@@ -90,6 +90,26 @@ fn rewrapping_replaces_the_row() {
 }
 
 #[test]
+fn what_was_announced_and_not_made_is_barred_to_old_versions() {
+    let bar = |from, lowest| Command::Bar { from, lowest };
+    let unindexed = |from| Change::Index { index: BY_VERSION.into(), key: by_version_key(from, USER), value: None };
+    let mut given = Given::<Keyring>::new(USER);
+    let decision = given.when(bar(1, 2)).expect("barred");
+    assert_eq!((decision.changes, decision.events.len()), (vec![unindexed(1)], 1));
+    assert_eq!(get(&mut given), Reply::Absent);
+    let late = given.when(Command::Create { wrapped: wrapped(1) }).expect("answered");
+    assert!(late.is_query() && late.reply == Reply::Superseded);
+    assert_eq!(given.when(bar(1, 2)).expect("a repeat").events, []);
+    assert_eq!(given.when(Command::Create { wrapped: wrapped(2) }).expect("made").reply, Reply::Accepted);
+
+    assert_eq!(refusal(&mut given, bar(2, 3)), ErrorCode::Conflict);
+    for mut given in [given, erased()] {
+        let decision = given.when(bar(1, 3)).expect("a stray announcement goes");
+        assert_eq!((decision.changes, decision.events.len()), (vec![unindexed(1)], 0));
+    }
+}
+
+#[test]
 fn the_event_left_by_a_purge_rebuilds_the_state_alone() {
     for (mut given, last) in
         [(held(), Command::Rewrap { from: 1, wrapped: wrapped(2) }), (held(), Command::Erase), (erased(), Command::Get)]
