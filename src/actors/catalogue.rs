@@ -10,6 +10,7 @@ use super::compliance::keyring::fence::KeyFence;
 use super::compliance::{Alerts, Consents, Erasure, Keyring, SigningKey as AuditKey};
 use super::idempotency::Idempotency;
 use super::identity::api_key::ApiKey;
+use super::identity::api_key::places::ApiKeyPlaces;
 use super::identity::email_claim::EmailClaim;
 use super::identity::roles::Roles;
 use super::identity::session::Session;
@@ -50,6 +51,7 @@ pub fn kinds() -> Vec<Kind> {
         Kind::of::<TemplateBook>(),
         Kind::of::<Topic>(),
         Kind::of::<ApiKey>(),
+        Kind::of::<ApiKeyPlaces>(),
         Kind::of::<EmailClaim>(),
         Kind::of::<Roles>(),
         Kind::of::<Session>(),

@@ -4,7 +4,9 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use super::layers::Fault;
-use super::{ClockMode, MailTransport, PaymentProcessor, Route, Settings, SmsTransport};
+use super::{
+    ClockMode, MailTransport, PaymentProcessor, Route, Settings, SmsTransport, VERIFICATION_TOKEN_SECONDS_MAX,
+};
 
 const MINUTE_MS: u64 = 60_000;
 const DAY_SECONDS: i64 = 86_400;
@@ -223,13 +225,14 @@ fn identity(settings: &Settings, faults: &mut Vec<Fault>) {
     expect(faults, is_url(&identity.issuer, &["http", "https"]), "identity.issuer", "expected a URL");
     for (path, value) in [
         ("identity.access_token_seconds", identity.access_token_seconds),
-        ("identity.verification_token_seconds", identity.verification_token_seconds),
         ("identity.reset_token_seconds", identity.reset_token_seconds),
         ("identity.mfa_challenge_seconds", identity.mfa_challenge_seconds),
         ("identity.step_up_seconds", identity.step_up_seconds),
     ] {
         range(faults, path, value, 1..=30 * DAY_SECONDS);
     }
+    let verification = 1..=VERIFICATION_TOKEN_SECONDS_MAX;
+    range(faults, "identity.verification_token_seconds", identity.verification_token_seconds, verification);
     let refresh = identity.access_token_seconds..=3650 * DAY_SECONDS;
     range(faults, "identity.refresh_token_seconds", identity.refresh_token_seconds, refresh);
     range(faults, "identity.password_min_length", identity.password_min_length, 8..=64);

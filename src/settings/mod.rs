@@ -22,7 +22,7 @@ pub use node::{
 };
 pub use services::{
     Audience, Billing, Dkim, Dunning, DunningEnd, Identity, Interval, Mail, MailTransport, PaymentProcessor, Payments,
-    PlanSeed, PriceSeed, Push, Sms, SmsTransport, Stripe, Twilio,
+    PlanSeed, PriceSeed, Push, Sms, SmsTransport, Stripe, Twilio, VERIFICATION_TOKEN_SECONDS_MAX,
 };
 
 /// `config/default.toml`, the lowest layer.

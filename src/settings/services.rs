@@ -4,6 +4,9 @@ use serde::Deserialize;
 
 use crate::kernel::{Currency, Money, Secret};
 
+/// The longest life of a link that proves an address: a claim of the address lapses only after that.
+pub const VERIFICATION_TOKEN_SECONDS_MAX: i64 = 30 * 86_400;
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {

@@ -106,6 +106,10 @@ fn a_wrong_file_is_refused_with_path_and_expectation() {
             "[cluster]\njoin = \"a:1\"\ntoken = \"t\"\ntoken_file = \"t\"\n",
             "cluster.token_file: expected cluster.token or cluster.token_file, not both",
         ),
+        (
+            "[identity]\nverification_token_seconds = 2592001\n",
+            "identity.verification_token_seconds: expected 1 to 2592000, got 2592001",
+        ),
         ("[mail]\ntransport = \"smtp\"\n", "mail.smtp_url: expected smtp://HOST"),
         ("[mail]\ntransport = \"pigeon\"\n", "mail.transport: unknown variant `pigeon`, expected `maildir` or `smtp`"),
         ("[sms]\ntransport = \"twilio\"\n", "sms.twilio.account_sid: expected the account's SID"),

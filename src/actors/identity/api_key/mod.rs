@@ -2,15 +2,17 @@
 //!
 //! Invariants: only a hash of the secret is kept, and it is shown once; a key never may more than its person may at
 //! the moment of use, and of permissions only those among its scopes; a revoked or expired key never comes back.
-//! Whether the person is still active is asked at use (see `authority`). Sealed under the person's key.
+//! How many there may be is held by [`places`]. Whether the person is still active is asked at use (see `authority`). Sealed under the person's key.
 
+pub mod places;
 #[cfg(test)]
 mod tests;
 
 use serde::{Deserialize, Serialize};
 
+use self::places::ApiKeyPlaces;
 use super::opaque::TokenHash;
-use crate::kernel::{Context, Decision, Entity, EntityId, Error, Timestamp};
+use crate::kernel::{Context, Decision, Effect, Entity, EntityId, Error, Timestamp};
 
 /// The shard-wide index of living keys: `<user id>/<key id>`, values empty.
 pub const INDEX: &str = "api_keys";
@@ -108,7 +110,9 @@ impl ApiKey {
 
     fn end(&self, context: &Context, action: &str) -> Decision<Self> {
         let entry = format!("{}{}", index_prefix(&self.user_id), context.id.key());
+        let free = places::Command::Free { key_id: context.id.key().to_owned() };
         Decision::reply(Reply::Done)
+            .effect(Effect::tell::<ApiKeyPlaces>(places::id(&self.user_id), &free, ""))
             .event(Event::Revoked { user_id: self.user_id.clone() })
             .unindex(INDEX, entry)
             .clear_timer(EXPIRE_TIMER)

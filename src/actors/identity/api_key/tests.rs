@@ -29,7 +29,9 @@ fn a_key_is_made_once_and_revoked_by_its_person_only() {
     let other = create(Some("2027-01-01T00:00:00Z"));
     assert_eq!(given.when(other).expect_err("another").code, ErrorCode::Conflict);
     assert_eq!(given.when(revoke("usr_b")).expect_err("not theirs").code, ErrorCode::NotFound);
-    given.when(revoke("usr_a")).expect("revoked");
+    let revoked = given.when(revoke("usr_a")).expect("revoked");
+    let free = places::Command::Free { key_id: KEY.to_owned() };
+    assert_eq!(revoked.effects, [Effect::tell::<ApiKeyPlaces>(places::id("usr_a"), &free, "")]);
     assert_eq!(given.when(Command::GetKey).expect("a query").reply, Reply::Key(None));
     assert_eq!(given.when(create(None)).expect_err("over").code, ErrorCode::Conflict);
     assert_eq!(given.when(revoke("usr_a")).expect_err("over").code, ErrorCode::NotFound);

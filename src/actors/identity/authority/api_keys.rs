@@ -4,19 +4,19 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
 use futures::future::join_all;
-use ring::rand::{SecureRandom, SystemRandom};
 
 use super::fresh::Fresh;
 use super::{Authenticated, Authority, SESSION_MAX_AGE};
+use crate::actors::identity::api_key::places::{self, ApiKeyPlaces};
 use crate::actors::identity::api_key::{self, ApiKey, Grant, KeyView};
 use crate::actors::identity::opaque::{Purpose, TokenHash};
 use crate::actors::identity::roles::permission::PERMISSIONS;
 use crate::actors::identity::user::Status;
 use crate::actors::runtime::{Page, Scope};
-use crate::kernel::{Error, ErrorCode, Origin, Principal, Secret, Slot, Timestamp, id};
+use crate::kernel::{Error, ErrorCode, Origin, Principal, Secret, Timestamp, id};
 
-/// Keys a person may have at a time.
-const MAX_KEYS: usize = 50;
+/// Keys of a person that are looked at when a place is taken: all that there are, also of times without a bound.
+const LIVING_AT_MOST: usize = 4096;
 
 /// A key, and its person as they are now.
 #[derive(Debug, Clone)]
@@ -52,12 +52,11 @@ impl Authority {
                 return Err(Error::forbidden(format!("This needs the permission {scope}, which is to be granted.")));
             }
         }
-        if self.api_key_ids(user_id).await?.len() >= MAX_KEYS {
-            return Err(Error::conflict("There are as many API keys as there may be; revoke one first."));
-        }
-        let mut random = [0; 8];
-        SystemRandom::new().fill(&mut random).expect("the operating system's generator works");
-        let key_id = id::type_id("key", self.clock.now(), Slot::of(user_id), random);
+        let take = places::Command::Take { living: self.api_key_ids(user_id, None, LIVING_AT_MOST).await? };
+        let key_id = match self.router.ask::<ApiKeyPlaces>(&places::id(user_id), take, origin).await? {
+            places::Reply::Taken { key_id } => key_id,
+            places::Reply::Done => return Err(Error::internal()),
+        };
         let secret = self.mint.issue(&key_id, Purpose::ApiKey, origin);
         let grant = Grant {
             user_id: user_id.to_owned(),
@@ -66,21 +65,40 @@ impl Authority {
             secret: TokenHash::of(secret.expose()),
             expires_at: new.expires_at,
         };
-        match self.router.ask::<ApiKey>(&api_key::id(&key_id), api_key::Command::Create(grant), origin).await? {
-            api_key::Reply::Key(Some(view)) => Ok((view, secret)),
-            _ => Err(Error::internal()),
+        match self.router.ask::<ApiKey>(&api_key::id(&key_id), api_key::Command::Create(grant), origin).await {
+            Ok(api_key::Reply::Key(Some(view))) => Ok((view, secret)),
+            Ok(_) => Err(Error::internal()),
+            Err(error) if !error.code.may_retry() => {
+                self.free_place(user_id, &key_id, origin).await?;
+                Err(error)
+            }
+            Err(error) => Err(error),
         }
     }
 
-    /// A person's living keys, oldest first.
+    /// Up to `limit` of a person's living keys, oldest first, from after the key with the id `after`; each with its id,
+    /// which is where the next page starts.
     ///
     /// # Errors
     /// `unavailable`.
-    pub async fn api_keys(&self, user_id: &str) -> Result<Vec<KeyView>, Error> {
-        let ids = self.api_key_ids(user_id).await?;
-        let mut keys = Vec::with_capacity(ids.len());
-        for view in join_all(ids.iter().map(|key_id| self.ask_key(key_id))).await {
-            keys.extend(view?.filter(|view| view.grant.user_id == user_id));
+    pub async fn api_keys(
+        &self,
+        user_id: &str,
+        after: Option<Vec<u8>>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, KeyView)>, Error> {
+        let (mut keys, mut after) = (Vec::new(), after);
+        while keys.len() < limit {
+            let wanted = limit - keys.len();
+            let ids = self.api_key_ids(user_id, after.as_deref(), wanted).await?;
+            for (key_id, view) in ids.iter().zip(join_all(ids.iter().map(|key_id| self.ask_key(key_id))).await) {
+                let view = view?.filter(|view| view.grant.user_id == user_id);
+                keys.extend(view.map(|view| (key_id.as_bytes().to_vec(), view)));
+            }
+            if ids.len() < wanted {
+                break;
+            }
+            after = ids.into_iter().next_back().map(String::into_bytes);
         }
         Ok(keys)
     }
@@ -96,7 +114,14 @@ impl Authority {
         let command = api_key::Command::Revoke { user_id: user_id.to_owned() };
         let done = self.router.ask::<ApiKey>(&api_key::id(key_id), command, origin).await;
         self.remembered_key(key_id).forget();
-        done.map(|_| ())
+        done?;
+        // It was told to be freed; whoever makes a key next need not wait for the telling.
+        self.free_place(user_id, key_id, origin).await
+    }
+
+    async fn free_place(&self, user_id: &str, key_id: &str, origin: &Origin) -> Result<(), Error> {
+        let free = places::Command::Free { key_id: key_id.to_owned() };
+        self.router.ask::<ApiKeyPlaces>(&places::id(user_id), free, origin).await.map(|_| ())
     }
 
     /// Who holds this API key, by what was true at most [`SESSION_MAX_AGE`] ago.
@@ -136,10 +161,11 @@ impl Authority {
         }
     }
 
-    async fn api_key_ids(&self, user_id: &str) -> Result<Vec<String>, Error> {
+    async fn api_key_ids(&self, user_id: &str, after: Option<&[u8]>, limit: usize) -> Result<Vec<String>, Error> {
         let prefix = api_key::index_prefix(user_id);
         let scope = Scope::ShardOf(api_key::id(user_id));
-        let page = Page { after: None, limit: MAX_KEYS, reverse: false };
+        let after = after.map(|after| [prefix.as_bytes(), after].concat());
+        let page = Page { after, limit, reverse: false };
         let entries = self.router.scan(scope, api_key::INDEX, prefix.as_bytes(), page).await?;
         let ids = entries.iter().filter_map(|(key, _)| key.strip_prefix(prefix.as_bytes()));
         Ok(ids.map(|key_id| String::from_utf8_lossy(key_id).into_owned()).collect())

@@ -239,9 +239,9 @@ impl Authority {
     /// As [`Authority::start`].
     pub async fn rotate_signing_key(&self, origin: &Origin) -> Result<(), Error> {
         let key = new_signing_key(&*self.keys, self.clock.now()).await.map_err(key_service_failed)?;
-        let (id, kid) = (signing_keys::id(), key.kid.clone());
-        let signing_keys::Reply::Keys(stored) =
-            self.router.ask::<SigningKeys>(&id, signing_keys::Command::Rotate(key), origin).await?;
+        let (id, kid, life_seconds) = (signing_keys::id(), key.kid.clone(), self.options.access_token_seconds);
+        let command = signing_keys::Command::RotateKeeping { key, life_seconds };
+        let signing_keys::Reply::Keys(stored) = self.router.ask::<SigningKeys>(&id, command, origin).await?;
         self.key_set.forget();
         // Whoever rotates goes on to destroy what wrapped the old key: it must be this one that signs.
         let signs = stored.first().is_some_and(|first| first.kid == kid);

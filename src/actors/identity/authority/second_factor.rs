@@ -17,19 +17,25 @@ pub struct TotpSetUp {
 }
 
 impl Authority {
-    /// A new secret for the person's authenticator app. A password, when there is one, is checked first.
+    /// A new secret for the person's authenticator app, who proves themselves with the password or did so recently: an
+    /// access token alone, which may be stolen, ties no authenticator to the account. Confirming needs no second proof,
+    /// because only who was given the secret can.
     ///
     /// # Errors
-    /// `conflict` when one is set up already; `invalid` for a wrong password.
+    /// `step_up_required`; `conflict` when one is set up already; `invalid` for a wrong password.
     pub async fn begin_totp(
         &self,
-        user_id: &str,
+        principal: &Principal,
         password: Option<Secret<String>>,
         origin: &Origin,
     ) -> Result<TotpSetUp, Error> {
-        if let Some(password) = password {
-            self.check_password(user_id, password, "/password", origin).await?;
-        }
+        let user_id = match (password, principal) {
+            (Some(password), Principal::User { id, session: Some(_), .. }) => {
+                self.check_password(id, password, "/password", origin).await?;
+                id
+            }
+            _ => self.recently_proven(principal).await?,
+        };
         let id = user::id(user_id);
         let user::Reply::User(user) = self.router.ask::<User>(&id, user::Command::GetUser, origin).await? else {
             return Err(Error::internal());

@@ -9,7 +9,10 @@ use crate::actors::identity::email_claim::{self, EmailClaim};
 use crate::actors::identity::opaque::{OpaqueToken, Purpose, TokenHash};
 use crate::actors::identity::session::{self, Client, Session, SessionView, Start};
 use crate::actors::identity::user::{self, SecondFactor, SignIn, SignedIn, User, UserView};
-use crate::kernel::{AuditRecord, Error, Origin, Secret, Timestamp};
+use crate::kernel::{AuditRecord, Error, ErrorCode, Origin, Secret, Timestamp};
+
+/// How often a beginning session takes over roles that change meanwhile.
+const ROLES_TRIES: usize = 5;
 
 /// Tokens of a session, with the account they are of when it was just proven.
 #[derive(Debug, Clone)]
@@ -150,7 +153,8 @@ impl Authority {
         }
     }
 
-    /// Starts the session that a sign-in listed, and issues its tokens.
+    /// Starts the session that a sign-in listed, and issues its tokens. Roles that were changed in between were told to
+    /// a session that had not begun, so the user is asked once more before any token leaves.
     pub(super) async fn start_session(
         &self,
         signed_in: SignedIn,
@@ -169,9 +173,37 @@ impl Authority {
         };
         let id = session::id(&session_id);
         match self.router.ask::<Session>(&id, session::Command::Start(start), origin).await? {
-            session::Reply::Session(Some(view)) => self.tokens_of(&view, refresh, Some(user)).await,
+            session::Reply::Session(Some(view)) => {
+                let (view, user) = self.with_roles_of_now(view, origin).await?;
+                self.tokens_of(&view, refresh, Some(user)).await
+            }
             _ => Err(Error::internal()),
         }
+    }
+
+    /// The session that has begun, once it has the roles that its user has. Roles that change later are told to it.
+    async fn with_roles_of_now(
+        &self,
+        mut session: SessionView,
+        origin: &Origin,
+    ) -> Result<(SessionView, UserView), Error> {
+        // What is asked more than once here must not be answered from memory.
+        let origin = Origin { idempotency: None, ..origin.clone() };
+        for _ in 0..ROLES_TRIES {
+            let user = match self.user(&session.user_id, &origin).await {
+                Err(error) if matches!(error.code, ErrorCode::NotFound | ErrorCode::Gone) => {
+                    return Err(wrong_credentials());
+                }
+                user => user?,
+            };
+            if session.roles == user.roles {
+                return Ok((session, user));
+            }
+            session.roles.clone_from(&user.roles);
+            let command = session::Command::SetRoles { roles: user.roles };
+            self.router.ask::<Session>(&session::id(&session.id), command, &origin).await?;
+        }
+        Err(Error::unavailable("The roles of this account are being changed."))
     }
 
     async fn tokens_of(

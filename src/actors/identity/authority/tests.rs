@@ -1,3 +1,5 @@
+mod guards;
+
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
@@ -233,7 +235,7 @@ async fn a_forgotten_password_is_reset_by_mail_and_the_second_factor_stays() {
     let tokens = world.join("ada@example.org").await;
     let principal = world.holder(&tokens).await.expect("known");
     let user_id = principal.user_id().expect("a user").to_owned();
-    let set_up = world.authority.begin_totp(&user_id, None, &world.origin()).await.expect("begun");
+    let set_up = world.authority.begin_totp(&principal, None, &world.origin()).await.expect("begun");
     assert!(set_up.qr_svg.contains("<svg") && set_up.otpauth_uri.contains(&set_up.secret));
     let secret = totp_rs::Secret::try_from_base32(&set_up.secret).expect("base32");
     let app = totp_rs::Builder::new().with_secret(secret).build().expect("an authenticator");
@@ -340,12 +342,12 @@ async fn an_api_key_does_what_its_scopes_and_its_person_may() {
         (holder.principal.user_id(), &*holder.permissions),
         (Some(user_id.as_str()), &["topics:subscribe".to_owned()][..])
     );
-    assert_eq!(world.authority.api_keys(&user_id).await.map(|keys| keys.len()), Ok(1));
+    assert_eq!(world.authority.api_keys(&user_id, None, 9).await.map(|keys| keys.len()), Ok(1));
     let stranger = world.authority.revoke_api_key("usr_x", &key.id, &origin).await;
     assert_eq!(code(stranger), Some(ErrorCode::NotFound));
     world.authority.revoke_api_key(&user_id, &key.id, &origin).await.expect("revoked");
     assert_eq!(code(world.authority.authenticate(secret.expose()).await), Some(ErrorCode::Unauthenticated));
     assert_eq!(code(world.authority.authenticate("key_x.y").await), Some(ErrorCode::Unauthenticated));
-    assert_eq!(world.authority.api_keys(&user_id).await.map(|keys| keys.len()), Ok(0));
+    assert_eq!(world.authority.api_keys(&user_id, None, 9).await.map(|keys| keys.len()), Ok(0));
     world.runtime.stop().await;
 }

@@ -10,10 +10,12 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::{Context, Decision, Entity, EntityId, Error, Timestamp};
+use crate::settings::VERIFICATION_TOKEN_SECONDS_MAX;
 
-/// A claim that is not confirmed this long after its last attempt is free again. Longer than a verification link
-/// lives as shipped; one that is configured to live longer may find its address gone to somebody else.
-const PENDING_HOURS: i64 = 72;
+/// A claim that is not confirmed this long after its last attempt is free again. Its user gives it up before, when the
+/// last link is over; this is for a sign-up that never came. No link outlives it, also one that is made a while after its
+/// claim: its address would be gone to somebody else.
+const PENDING_SECONDS: i64 = VERIFICATION_TOKEN_SECONDS_MAX + 3600;
 const PENDING_TIMER: &str = "pending";
 
 /// The entity of an address.
@@ -79,7 +81,7 @@ impl EmailClaim {
         if owner.confirmed {
             return decision;
         }
-        decision.timer(PENDING_TIMER, context.now.plus_seconds(PENDING_HOURS * 3600))
+        decision.timer(PENDING_TIMER, context.now.plus_seconds(PENDING_SECONDS))
     }
 }
 

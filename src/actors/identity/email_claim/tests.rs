@@ -23,7 +23,9 @@ fn two_sign_ups_end_in_one_user() {
     let mut given = Given::<EmailClaim>::new("aa");
     let first = given.when(claim("usr_a")).expect("claimed");
     assert_eq!(first.reply, owner("usr_a", false));
-    assert!(matches!(&first.changes[0], Change::Timer { name, due: Some(_) } if name == PENDING_TIMER));
+    let longest_link = given.context.now.plus_seconds(VERIFICATION_TOKEN_SECONDS_MAX);
+    let [Change::Timer { name, due: Some(due) }] = &first.changes[..] else { panic!("a timer") };
+    assert!(name == PENDING_TIMER && *due > longest_link, "no link outlives its claim");
     let second = given.when(claim("usr_b")).expect("answered");
     assert_eq!((second.reply, second.events.len()), (owner("usr_a", false), 1));
     assert_eq!(given.when(claim("usr_a")).expect("repeat").reply, owner("usr_a", false));

@@ -38,12 +38,10 @@ impl User {
         if self.active()?.totp.is_none() {
             return Err(Error::not_found("authenticator"));
         }
-        Ok(Decision::reply(Reply::Done).event(Event::TotpRemoved { at: context.now }).audit(
-            context,
-            "user.totp_removed",
-            context.id.key(),
-            "ok",
-        ))
+        Ok(Decision::reply(Reply::Done)
+            .event(Event::TotpRemoved { at: context.now })
+            .effect(notify(context, "mfa_disabled", &[("at", &context.now.to_string())]))
+            .audit(context, "user.totp_removed", context.id.key(), "ok"))
     }
 
     pub(super) fn replace_recovery_codes(&self, context: &Context) -> Result<Decision<Self>, Error> {
@@ -52,7 +50,11 @@ impl User {
         }
         let (codes, hashes) = fresh_codes(context);
         let event = Event::RecoveryCodesReplaced { codes: hashes, at: context.now };
-        let decision = Decision::reply(Reply::RecoveryCodes(codes)).event(event);
+        let decision = Decision::reply(Reply::RecoveryCodes(codes)).event(event).effect(notify(
+            context,
+            "recovery_codes_replaced",
+            &[("at", &context.now.to_string())],
+        ));
         Ok(decision.audit(context, "user.recovery_codes_replaced", context.id.key(), "ok"))
     }
 

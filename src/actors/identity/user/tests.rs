@@ -255,10 +255,12 @@ fn a_recovery_code_works_once_and_new_ones_replace_the_old() {
     given.when(password(true, 1)).expect("challenged");
     let again = given.when(answer(SecondFactor::RecoveryCode, &codes[0])).expect("answered");
     assert_eq!(again.reply, Reply::Rejected);
-    given.when(Command::ReplaceRecoveryCodes).expect("replaced");
+    let replaced = given.when(Command::ReplaceRecoveryCodes).expect("replaced");
+    assert_eq!(mails(&replaced), [("recovery_codes_replaced".to_owned(), None)]);
     let old = given.when(answer(SecondFactor::RecoveryCode, &codes[1])).expect("answered");
     assert_eq!(old.reply, Reply::Rejected);
-    given.when(Command::RemoveTotp).expect("removed");
+    let removed = given.when(Command::RemoveTotp).expect("removed");
+    assert_eq!(mails(&removed), [("mfa_disabled".to_owned(), None)]);
     assert_eq!(refused(given.when(Command::RemoveTotp)), ErrorCode::NotFound);
     assert!(matches!(given.when(password(true, 1)).expect("signed in").reply, Reply::SignedIn(_)));
 }

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::view::{display_name, signed_in};
 use crate::actors::identity::api_key::KeyView;
 use crate::actors::identity::authority::NewApiKey;
-use crate::gateway::{Call, Endpoint, List, Reply};
+use crate::gateway::{Call, Endpoint, List, PageQuery, Reply};
 use crate::kernel::{Error, Timestamp};
 
 pub fn endpoints() -> Vec<Endpoint> {
@@ -26,6 +26,7 @@ pub fn endpoints() -> Vec<Endpoint> {
         Endpoint::get("/v1/api-keys", "listApiKeys")
             .summary("My API keys, oldest first")
             .tag("identity")
+            .query::<PageQuery>()
             .response::<List<KeyBody>>(200, "The keys, without their secrets")
             .problem(403)
             .handle(list),
@@ -107,9 +108,12 @@ async fn create(call: Call<NewKeyBody>) -> Result<Reply, Error> {
 }
 
 async fn list(call: Call<()>) -> Result<Reply, Error> {
-    let keys = call.services.identity.api_keys(signed_in(&call)?).await?;
-    let items: Vec<KeyBody> = keys.into_iter().map(KeyBody::from).collect();
-    Ok(Reply::ok(&List::whole(items)))
+    let user_id = signed_in(&call)?;
+    let page: PageQuery = call.query()?;
+    let limit = page.limit()?;
+    let found = call.services.identity.api_keys(user_id, page.after()?, limit + 1).await?;
+    let found = found.into_iter().map(|(key, view)| (key, KeyBody::from(view))).collect();
+    Ok(Reply::ok(&List::page(found, limit)))
 }
 
 async fn revoke(call: Call<()>) -> Result<Reply, Error> {

@@ -11,7 +11,10 @@ pub fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::post("/v1/mfa/totp", "beginTotp")
             .summary("Begin to set up an authenticator app")
-            .description("It counts only once a code of it is confirmed. A `password`, when it is sent, is checked.")
+            .description(
+                "Needs a proof of identity a short while ago (signing in is one), or the right `password` with it. It \
+                 counts only once a code of it is confirmed, which needs no further proof.",
+            )
             .tag("identity")
             .limit(LimitClass::Auth)
             .optional_body::<BeginBody>()
@@ -82,7 +85,7 @@ struct RecoveryCodes {
 
 async fn begin(call: Call<BeginBody>) -> Result<Reply, Error> {
     let password = call.body.password.clone();
-    let set_up = call.services.identity.begin_totp(signed_in(&call)?, password, &call.origin).await?;
+    let set_up = call.services.identity.begin_totp(&call.principal, password, &call.origin).await?;
     let body = TotpSetUpBody { secret: set_up.secret, otpauth_uri: set_up.otpauth_uri, qr_svg: set_up.qr_svg };
     Ok(Reply::created(&body).header("cache-control", "no-store"))
 }
