@@ -346,7 +346,7 @@ fn headers() -> Value {
     let header =
         |text: &str, example: Value| json!({"description": text, "schema": {"type": "string"}, "example": example});
     json!({
-        "RequestId": header("The id of this request: as sent, or made.", json!("req-5f9d3c7a1b2e4f60")),
+        "RequestId": header("The id of this request: as sent (1 to 128 letters, digits, - and _), or made.", json!("req-5f9d3c7a1b2e4f60")),
         "RateLimit": header("Calls left, and seconds until all are available again.", json!("\"read\";r=299;t=1")),
         "RateLimitPolicy": header("Calls allowed in a window of seconds.", json!("\"read\";q=300;w=15")),
         "IdempotencyReplayed": header("`true` when this is the remembered answer of an earlier request.", json!("true")),
