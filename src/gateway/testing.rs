@@ -22,6 +22,9 @@ use crate::actors::billing::census;
 use crate::actors::catalogue;
 use crate::actors::compliance::{Compliance, KeyringSealer};
 use crate::actors::identity::Authority;
+use crate::actors::identity::opaque::TokenHash;
+use crate::actors::identity::session::Client;
+use crate::actors::identity::user::{self, User};
 use crate::actors::runtime::clock::NodeClock;
 use crate::actors::runtime::feed::FeedConsumer;
 use crate::actors::runtime::kinds::Kinds;
@@ -31,7 +34,7 @@ use crate::actors::runtime::testing::MemoryLog;
 use crate::actors::runtime::{Runtime, RuntimeOptions, RuntimeParts};
 use crate::cluster::backup::Backups;
 use crate::cluster::coordinator::Coordinator;
-use crate::kernel::{Error, Principal, Secret, ShardId};
+use crate::kernel::{Error, Origin, Principal, Secret, ShardId};
 use crate::providers::Provider;
 use crate::providers::keys::{FileKeys, KeyWrapper};
 use crate::providers::payment::sandbox::Sandbox;
@@ -173,4 +176,23 @@ pub async fn send(gateway: &Gateway, method: Method, path: &str, headers: &[&str
     let body = Bytes::from(body.to_owned());
     let body = futures::stream::once(async move { Ok(body) }).boxed();
     Answered::of(gateway.serve(Request { head: Arc::new(head), body, upgrade: None }).await).await
+}
+
+/// An account with this id, whose person proved the address `ada@example.org`.
+pub async fn account(services: &Services, id: &str) {
+    let sign_up = user::SignUp {
+        email: "ada@example.org".to_owned(),
+        claim: "claim".to_owned(),
+        password: Secret::new("$argon2id$".to_owned()),
+        role: "consumer".to_owned(),
+        display_name: Some("Ada".to_owned()),
+        locale: "en".to_owned(),
+        time_zone: "UTC".to_owned(),
+        token: Secret::new("link".to_owned()),
+        token_seconds: 3600,
+    };
+    let verify = user::Command::Verify { token: TokenHash::of("link"), client: Client::default() };
+    for command in [user::Command::SignUp(Box::new(sign_up)), verify] {
+        services.router.ask::<User>(&user::id(id), command, &Origin::system("test")).await.expect("accepted");
+    }
 }

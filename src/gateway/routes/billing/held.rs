@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::views::{InvoiceView, PaymentMethodView, SubscriptionView};
+use super::views::{InvoiceView, PaymentMethodView, RefundView, SubscriptionView};
 use super::{invoices, payment_methods, subscriptions};
 use crate::actors::billing::{invoice, subscription, wallet};
 use crate::actors::runtime::{Page, Scope};
@@ -21,6 +21,8 @@ pub(in crate::gateway::routes) struct Held {
     subscriptions: Vec<SubscriptionView>,
     /// Newest first.
     invoices: Vec<InvoiceView>,
+    /// By invoice, newest first; credit notes are those with a number.
+    refunds: Vec<RefundView>,
     /// Whether there is more than this.
     truncated: bool,
 }
@@ -33,13 +35,17 @@ pub(in crate::gateway::routes) async fn held(call: &Call<()>, user_id: &str) -> 
         payment_methods: payment_methods::all(call, user_id).await?,
         subscriptions: Vec::new(),
         invoices: Vec::new(),
+        refunds: Vec::new(),
         truncated: false,
     };
     for id in ids(call, user_id, subscription::INDEX, &mut held.truncated).await? {
         held.subscriptions.push(SubscriptionView::from(&subscriptions::read(router, &id, origin).await?));
     }
     for id in ids(call, user_id, invoice::INDEX, &mut held.truncated).await? {
-        held.invoices.push(InvoiceView::from(&invoices::read(router, &id, origin).await?));
+        let view = invoices::read(router, &id, origin).await?;
+        let refund = |refund| RefundView::new(refund, &id, view.draft.quote.currency);
+        held.refunds.extend(view.refunds.iter().map(refund));
+        held.invoices.push(InvoiceView::from(&view));
     }
     Ok(held)
 }

@@ -10,8 +10,9 @@ use super::{admin_endpoints, endpoints};
 use crate::actors::billing::terms::seed_plans;
 use crate::actors::runtime::steady::wall_now;
 use crate::gateway::pipeline::Gateway;
+use crate::gateway::routes::compliance;
 use crate::gateway::services::Services;
-use crate::gateway::testing::{Answered, OPERATOR, gateway_of, send, services};
+use crate::gateway::testing::{Answered, OPERATOR, account, gateway_of, send, services};
 use crate::kernel::id::type_id;
 use crate::kernel::{Origin, Secret, Slot, Timestamp};
 use crate::settings::{ClockMode, Layers, Settings};
@@ -24,9 +25,12 @@ struct Stage {
     requests: u32,
 }
 
+fn person(n: u8) -> String {
+    type_id("usr", Timestamp::from_millis(1_700_000_000_000), Slot(u16::from(n)), [n; 8])
+}
+
 fn bearer(n: u8) -> String {
-    let id = type_id("usr", Timestamp::from_millis(1_700_000_000_000), Slot(u16::from(n)), [n; 8]);
-    format!("authorization: Bearer {id}:consumer")
+    format!("authorization: Bearer {}:consumer", person(n))
 }
 
 impl Stage {
@@ -258,6 +262,11 @@ async fn another_persons_objects_do_not_exist_and_refunds_need_a_permission() {
     stage.bearer = owner;
     stage.advance("2026-01-31T10:00:01Z").await;
     assert_eq!(stage.items("/v1/credit-notes").await[0]["number"], "INVCN-000001");
+    let mine = gateway_of(Arc::clone(&stage.services), compliance::endpoints());
+    account(&stage.services, &person(1)).await;
+    let export = send(&mine, Method::GET, "/v1/me/export", &[&stage.bearer], "").await.json();
+    let refund = &export["billing"]["refunds"][0];
+    assert_eq!((&refund["number"], &refund["reason"]), (&json!("INVCN-000001"), &json!("asked")), "{export}");
     stage.books_hold().await;
 }
 

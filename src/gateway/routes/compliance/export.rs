@@ -6,16 +6,20 @@ use utoipa::ToSchema;
 
 use crate::actors::compliance::audit_log::search::{AuditEntry, Filter, search};
 use crate::actors::compliance::consents::{self, Consents, HISTORY, consents_id};
+use crate::actors::identity::api_key::KeyView;
 use crate::actors::identity::user::{self, User};
 use crate::actors::notifications::devices::{self, Address, Devices};
 use crate::actors::notifications::inbox::{self, ITEMS, Inbox};
 use crate::actors::notifications::preferences::{self, Preferences};
 use crate::actors::runtime::Page;
+use crate::gateway::page::cursor;
 use crate::gateway::routes::billing::{Held, held};
-use crate::gateway::{Call, Reply};
+use crate::gateway::routes::notifications::InboxItem;
+use crate::gateway::{Call, List, PageQuery, Reply};
 use crate::kernel::{Entity, EntityId, Error, Timestamp, codec};
 
 /// Rows read at once, and pages read at most: bounds what one export costs. `truncated` says when they did not suffice.
+/// The audit log has no index by person: an export holds what one search of it finds, and says where to go on.
 const PAGE: usize = 256;
 const MAX_PAGES: usize = 64;
 
@@ -28,18 +32,22 @@ pub(super) struct Export {
     profile: Value,
     #[schema(value_type = Vec<Object>)]
     sessions: Vec<Value>,
+    /// Without their secrets, which are not held.
+    #[schema(value_type = Vec<Object>)]
+    api_keys: Vec<Value>,
     #[schema(value_type = Vec<Object>)]
     devices: Vec<Value>,
     #[schema(value_type = Object)]
     preferences: Value,
-    #[schema(value_type = Vec<Object>)]
-    inbox: Vec<Value>,
+    inbox: Vec<InboxItem>,
     billing: Held,
     /// Every decision, oldest first.
     #[schema(value_type = Vec<Object>)]
     consents: Vec<Value>,
-    /// Entries of the audit log by me or about me, newest first.
+    /// Entries of the audit log by me or about me, newest first: those that one search found.
     audit_entries: Vec<AuditEntry>,
+    /// Where `GET /v1/me/audit-entries` goes on with them; null when these are all.
+    audit_next_cursor: Option<String>,
     /// Sections that are longer than an export may be; the rest is at their own endpoints.
     truncated: Vec<&'static str>,
 }
@@ -47,16 +55,20 @@ pub(super) struct Export {
 pub(super) async fn export(call: Call<()>) -> Result<Reply, Error> {
     let user_id = call.user_id()?.to_owned();
     let mut truncated = Vec::new();
+    let (audit_entries, audit_next_cursor) = audit_entries(&call, &user_id).await?;
+    truncated.extend(audit_next_cursor.is_some().then_some("audit_entries"));
     let export = Export {
         generated_at: call.services.clock.now(),
         profile: profile(&call, &user_id).await?,
         sessions: sessions(&call, &user_id).await?,
+        api_keys: api_keys(&call, &user_id, &mut truncated).await?,
         devices: devices(&call, &user_id).await?,
         preferences: preferences(&call, &user_id).await?,
         inbox: inbox(&call, &user_id, &mut truncated).await?,
         billing: held(&call, &user_id).await?,
         consents: consents(&call, &user_id, &mut truncated).await?,
-        audit_entries: audit_entries(&call, &user_id, &mut truncated).await?,
+        audit_entries,
+        audit_next_cursor,
         truncated,
     };
     let disposition = "attachment; filename=\"export.json\"";
@@ -95,6 +107,21 @@ async fn sessions(call: &Call<()>, user_id: &str) -> Result<Vec<Value>, Error> {
         })
     };
     Ok(sessions.iter().map(view).collect())
+}
+
+async fn api_keys(call: &Call<()>, user_id: &str, truncated: &mut Vec<&'static str>) -> Result<Vec<Value>, Error> {
+    let keys = call.services.identity.api_keys(user_id, None, PAGE).await?;
+    truncated.extend((keys.len() == PAGE).then_some("api_keys"));
+    let view = |(_, key): &(Vec<u8>, KeyView)| {
+        json!({
+            "id": key.id,
+            "name": key.grant.name,
+            "scopes": key.grant.scopes,
+            "created_at": key.created_at,
+            "expires_at": key.grant.expires_at,
+        })
+    };
+    Ok(keys.iter().map(view).collect())
 }
 
 async fn devices(call: &Call<()>, user_id: &str) -> Result<Vec<Value>, Error> {
@@ -148,20 +175,23 @@ async fn rows(call: &Call<()>, id: &EntityId, table: &str) -> Result<(Vec<Vec<u8
     Ok((values, true))
 }
 
-async fn inbox(call: &Call<()>, user_id: &str, truncated: &mut Vec<&'static str>) -> Result<Vec<Value>, Error> {
-    let (rows, more) = rows(call, &EntityId::new(Inbox::KIND, user_id), ITEMS).await?;
+async fn inbox(call: &Call<()>, user_id: &str, truncated: &mut Vec<&'static str>) -> Result<Vec<InboxItem>, Error> {
+    let id = EntityId::new(Inbox::KIND, user_id);
+    let (rows, more) = rows(call, &id, ITEMS).await?;
     truncated.extend(more.then_some("inbox"));
+    let marks = inbox::Command::GetMarks { after: 0, limit: inbox::HISTORY };
+    let inbox::Reply::Marks { from, read_at, .. } = call.services.router.ask::<Inbox>(&id, marks, &call.origin).await?
+    else {
+        return Err(Error::internal());
+    };
+    let read_at = |offset: u64| {
+        let place = offset.checked_sub(from).and_then(|place| usize::try_from(place).ok());
+        place.and_then(|place| read_at.get(place)).copied().flatten()
+    };
     let item = |bytes: &Vec<u8>| {
         let item: inbox::Item = codec::decode(bytes).map_err(|_| Error::internal())?;
-        Ok(json!({
-            "id": item.id,
-            "offset": item.offset,
-            "category": item.category,
-            "title": item.title,
-            "body": item.body,
-            "url": item.url,
-            "created_at": item.created_at,
-        }))
+        let read_at = read_at(item.offset);
+        Ok(InboxItem::new(item, read_at))
     };
     rows.iter().map(item).collect()
 }
@@ -178,21 +208,17 @@ async fn consents(call: &Call<()>, user_id: &str, truncated: &mut Vec<&'static s
     rows.iter().map(change).collect()
 }
 
-async fn audit_entries(
-    call: &Call<()>,
-    user_id: &str,
-    truncated: &mut Vec<&'static str>,
-) -> Result<Vec<AuditEntry>, Error> {
+/// What one search finds: it looks at a bounded number of entries.
+async fn audit_entries(call: &Call<()>, user_id: &str) -> Result<(Vec<AuditEntry>, Option<String>), Error> {
     let filter = Filter { about: Some(user_id.to_owned()), ..Filter::default() };
-    let (mut entries, mut cursor): (Vec<AuditEntry>, Option<Vec<u8>>) = (Vec::new(), None);
-    for _ in 0..MAX_PAGES {
-        let found = search(&call.services.compliance.audit, &filter, cursor.as_deref(), PAGE).await?;
-        entries.extend(found.entries);
-        cursor = found.cursor;
-        if cursor.is_none() {
-            return Ok(entries);
-        }
-    }
-    truncated.push("audit_entries");
-    Ok(entries)
+    let found = search(&call.services.compliance.audit, &filter, None, PAGE).await?;
+    Ok((found.entries, found.cursor.map(|key| cursor(&key))))
+}
+
+pub(super) async fn my_audit_entries(call: Call<()>) -> Result<Reply, Error> {
+    let page: PageQuery = call.query()?;
+    let filter = Filter { about: Some(call.user_id()?.to_owned()), ..Filter::default() };
+    let (limit, after) = (page.limit()?, page.after()?);
+    let found = search(&call.services.compliance.audit, &filter, after.as_deref(), limit).await?;
+    Ok(Reply::ok(&List { items: found.entries, next_cursor: found.cursor.map(|key| cursor(&key)) }))
 }

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::export::{Export, export};
+use super::export::{Export, export, my_audit_entries};
+use crate::actors::compliance::audit_log::search::AuditEntry;
 use crate::actors::compliance::consents::{self, Choice, Consents, Given, Purpose, consents_id};
 use crate::actors::compliance::erasure;
 use crate::actors::identity::authority::Proof;
-use crate::gateway::{Call, Class, Endpoint, Reply};
+use crate::gateway::{Call, Class, Endpoint, List, PageQuery, Reply};
 use crate::kernel::{Error, Secret, Timestamp};
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
@@ -33,6 +34,17 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .tag("compliance")
             .response::<Export>(200, "My data")
             .handle(export),
+        Endpoint::get("/v1/me/audit-entries", "listMyAuditEntries")
+            .class(Class::Bulk)
+            .summary("Entries of the audit log by me or about me, newest first")
+            .description(
+                "Goes on where an export stopped, with its `audit_next_cursor`. A page may be short, or empty, and still \
+                 have a next one: each looks at a bounded number of entries.",
+            )
+            .tag("compliance")
+            .query::<PageQuery>()
+            .response::<List<AuditEntry>>(200, "Entries")
+            .handle(my_audit_entries),
         Endpoint::delete("/v1/me", "eraseMe")
             .summary("Erase me (GDPR Art. 17)")
             .description(

@@ -3,16 +3,20 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::Method;
+use serde_json::{Value, json};
 
 use super::{admin_endpoints, endpoints};
 use crate::actors::compliance::audit_log::export::verify;
 use crate::actors::compliance::audit_log::note::Verifier;
-use crate::actors::identity::user::{self, User};
+use crate::actors::identity::authority::NewApiKey;
+use crate::actors::identity::user;
+use crate::actors::notifications::delivery::Category;
+use crate::actors::notifications::inbox::{self, Inbox};
 use crate::gateway::pipeline::Gateway;
-use crate::gateway::testing::{Answered, OPERATOR, gateway, send};
+use crate::gateway::testing::{Answered, OPERATOR, account, gateway, send};
 use crate::kernel::id::type_id;
 use crate::kernel::merkle::{Hash, verify_consistency, verify_inclusion};
-use crate::kernel::{Origin, Secret, Slot, Timestamp};
+use crate::kernel::{AuditRecord, EntityId, Origin, Slot, Timestamp};
 use crate::settings::Settings;
 
 fn person(seed: u8) -> String {
@@ -98,25 +102,22 @@ async fn entries_are_proved_by_what_the_routes_answer() {
 async fn an_export_holds_what_is_held_and_erasing_needs_proof() {
     let gateway = gateway(Settings::embedded(), endpoints()).await;
     let (id, me) = (person(1), format!("{}:consumer", person(1)));
-    let sign_up = user::SignUp {
-        email: "ada@example.org".to_owned(),
-        claim: "claim".to_owned(),
-        password: Secret::new("$argon2id$".to_owned()),
-        role: "consumer".to_owned(),
-        display_name: Some("Ada".to_owned()),
-        locale: "en".to_owned(),
-        time_zone: "UTC".to_owned(),
-        token: Secret::new("link".to_owned()),
-        token_seconds: 3600,
+    let services = gateway.services();
+    account(services, &id).await;
+    let origin = Origin::system("test");
+    let item = |n| inbox::NewItem {
+        id: format!("ntf_{n}"),
+        category: Category::Product,
+        title: format!("Number {n}"),
+        body: "text".to_owned(),
+        url: None,
     };
-    let command = user::Command::SignUp(Box::new(sign_up));
-    let router = &gateway.services().router;
-    router.ask::<User>(&user::id(&id), command, &Origin::system("test")).await.expect("signed up");
-    let verify = user::Command::Verify {
-        token: crate::actors::identity::opaque::TokenHash::of("link"),
-        client: crate::actors::identity::session::Client::default(),
-    };
-    router.ask::<User>(&user::id(&id), verify, &Origin::system("test")).await.expect("verified");
+    let read = inbox::Command::Read { ids: vec!["ntf_1".to_owned()] };
+    for command in [inbox::Command::Append(item(1)), inbox::Command::Append(item(2)), read] {
+        services.router.ask::<Inbox>(&EntityId::new("inbox", &id), command, &origin).await.expect("accepted");
+    }
+    let key = NewApiKey { name: "robot".to_owned(), scopes: vec!["usage:write".to_owned()], expires_at: None };
+    let (_, secret) = services.identity.create_api_key(&id, key, |_| true, &origin).await.expect("made");
     put(&gateway, &me, GRANT, "x-none: 1").await;
     let export = get(&gateway, &me, "/v1/me/export").await;
     assert_eq!(export.status, 200, "{:?}", export.bytes);
@@ -125,9 +126,48 @@ async fn an_export_holds_what_is_held_and_erasing_needs_proof() {
     assert_eq!(export["consents"][0]["purpose"], "usage_analytics");
     assert!(export["audit_entries"].as_array().expect("a list").iter().any(|entry| entry["action"] == "user.verified"));
     assert!(!export.to_string().contains("argon2id"));
+    let read: Vec<bool> = [0, 1].iter().map(|n| export["inbox"][n]["read_at"].is_string()).collect();
+    assert_eq!(read, [true, false], "{}", export["inbox"]);
+    assert_eq!(
+        (&export["api_keys"][0]["name"], &export["api_keys"][0]["scopes"][0]),
+        (&"robot".into(), &"usage:write".into())
+    );
+    assert!(!export.to_string().contains(secret.expose()));
+    assert_eq!((&export["audit_next_cursor"], &export["truncated"]), (&Value::Null, &json!([])));
     let authorization = format!("authorization: Bearer {me}");
     let erase = send(&gateway, Method::DELETE, "/v1/me", &[&authorization], "").await;
     assert_eq!(erase.status, 403, "nobody proved anything");
+}
+
+#[tokio::test]
+async fn an_export_looks_at_a_bounded_part_of_the_audit_log_and_says_where_to_go_on() {
+    let gateway = gateway(Settings::embedded(), endpoints()).await;
+    let (id, me) = (person(1), format!("{}:consumer", person(1)));
+    let services = gateway.services();
+    account(services, &id).await;
+    let other = |n: u32| AuditRecord {
+        at: services.clock.now().plus_seconds(1),
+        actor: "system".to_owned(),
+        action: "test".to_owned(),
+        target: format!("other_{n}"),
+        outcome: "ok".to_owned(),
+        source: String::new(),
+        request_id: "req".to_owned(),
+    };
+    for _ in 0..21 {
+        services.router.audit(&user::id(&person(2)), (0..500).map(other).collect()).await.expect("written");
+    }
+    let export = get(&gateway, &me, "/v1/me/export").await.json();
+    assert_eq!((&export["audit_entries"], &export["truncated"]), (&json!([]), &json!(["audit_entries"])));
+    let mut next = export["audit_next_cursor"].as_str().map(str::to_owned);
+    let mut found = Vec::new();
+    while let Some(cursor) = next {
+        let page = get(&gateway, &me, &format!("/v1/me/audit-entries?cursor={cursor}")).await.json();
+        found.extend(page["items"].as_array().expect("a list").clone());
+        next = page["next_cursor"].as_str().map(str::to_owned);
+    }
+    assert!(found.iter().any(|entry| entry["action"] == "user.verified"), "{found:?}");
+    assert!(found.iter().all(|entry| entry["actor"] == *id || entry["target"] == *id), "{found:?}");
 }
 
 #[tokio::test]
