@@ -18,7 +18,7 @@ pub struct Vitals {
     pub in_flight: AtomicUsize,
     /// Milliseconds on the shard's monotonic clock.
     pub last_used_ms: AtomicU64,
-    /// Estimate of the state's size.
+    /// Of the records that the state is made from: its snapshot and the events after it.
     pub bytes: AtomicUsize,
     /// The person whose data the actor holds in memory, once it is known.
     pub subject: OnceLock<String>,
@@ -41,6 +41,8 @@ pub struct Handle {
 
 /// A live ractor actor costs about this much beside its state.
 const ACTOR_BYTES: usize = 11 << 10;
+/// In memory a state is counted as so many times its records: strings and maps take more room there.
+const IN_MEMORY: usize = 2;
 
 /// Handles of the live actors of one shard.
 #[derive(Default)]
@@ -98,7 +100,7 @@ impl Directory {
         let mut idle: Vec<(u64, usize, EntityId, Handle)> = Vec::new();
         let mut total = 0;
         for (id, handle) in self.list() {
-            let bytes = ACTOR_BYTES + handle.vitals.bytes.load(Ordering::Relaxed);
+            let bytes = ACTOR_BYTES + IN_MEMORY * handle.vitals.bytes.load(Ordering::Relaxed);
             total += bytes;
             if handle.vitals.is_idle() {
                 idle.push((handle.vitals.last_used_ms.load(Ordering::Relaxed), bytes, id, handle));

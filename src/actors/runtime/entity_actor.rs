@@ -56,6 +56,8 @@ pub(super) struct Loaded<E> {
     pub(super) state: E,
     pub(super) sequence: u64,
     pub(super) snapshot_at: u64,
+    /// What it was read from: its snapshot and the events after it.
+    stored_bytes: usize,
     pub(super) subject: Option<String>,
     pub(super) key: Option<DataKey>,
     pub(super) durable: watch::Sender<Durable>,
@@ -103,6 +105,7 @@ impl<E: Entity> Actor for EntityActor<E> {
                     if let Some(subject) = &loaded.subject {
                         let _ = live.vitals.subject.set(subject.clone());
                     }
+                    live.vitals.bytes.store(loaded.stored_bytes, Ordering::Relaxed);
                     live.entity = Some(loaded);
                 }
                 Err(failure) => {
@@ -130,7 +133,16 @@ async fn stored<E: Entity>(id: &EntityId, parts: &ShardParts) -> Result<Loaded<E
     let Some(stored) = stored else {
         let (durable, _) = watch::channel(Durable { sequence: 0, failed: false });
         let (state, taken) = (E::default(), HashMap::new());
-        return Ok(Loaded { state, sequence: 0, snapshot_at: 0, subject: None, key: None, durable, taken });
+        return Ok(Loaded {
+            state,
+            sequence: 0,
+            snapshot_at: 0,
+            stored_bytes: 0,
+            subject: None,
+            key: None,
+            durable,
+            taken,
+        });
     };
     let key = match &stored.subject {
         Some(subject) => Some(existing_key(parts, subject).await?),
@@ -140,6 +152,8 @@ async fn stored<E: Entity>(id: &EntityId, parts: &ShardParts) -> Result<Loaded<E
         tracing::error!(entity = %id, %error, "a stored record does not decode");
         Error::internal()
     };
+    let snapshot_bytes = stored.snapshot.as_ref().map_or(0, |(_, bytes)| bytes.len());
+    let stored_bytes = stored.tail.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() + snapshot_bytes;
     let (mut state, snapshot_at) = match stored.snapshot {
         Some((at, bytes)) => {
             let plain = open(key.as_ref(), id, &Place::Snapshot(at), bytes)?;
@@ -153,7 +167,7 @@ async fn stored<E: Entity>(id: &EntityId, parts: &ShardParts) -> Result<Loaded<E
     }
     let (durable, _) = watch::channel(Durable { sequence: stored.sequence, failed: false });
     let (sequence, subject, taken) = (stored.sequence, stored.subject, HashMap::new());
-    Ok(Loaded { state, sequence, snapshot_at, subject, key, durable, taken })
+    Ok(Loaded { state, sequence, snapshot_at, stored_bytes, subject, key, durable, taken })
 }
 
 async fn existing_key(parts: &ShardParts, subject: &str) -> Result<DataKey, Error> {

@@ -75,18 +75,20 @@ pub async fn consume(shard: Arc<Shard>, consumer: Arc<dyn FeedConsumer>, stoppin
     let mut seen = 0;
     loop {
         applied.mark_unchanged();
-        let pause = match pass(&shard, consumer.as_ref(), &mut seen).await {
-            Ok(true) => continue,
-            Ok(false) => Duration::from_secs(3600),
+        match pass(&shard, consumer.as_ref(), &mut seen).await {
+            Ok(true) => {}
+            Ok(false) => tokio::select! {
+                () = stopping.cancelled() => return,
+                changed = applied.changed() => if changed.is_err() { return },
+            },
+            // However much is committed meanwhile: what failed is not asked again at that rate.
             Err(error) => {
                 tracing::warn!(consumer = consumer.name(), %error, "a feed consumer is put off");
-                PAUSE
+                tokio::select! {
+                    () = stopping.cancelled() => return,
+                    () = tokio::time::sleep(PAUSE) => {}
+                }
             }
-        };
-        tokio::select! {
-            () = stopping.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
-            changed = applied.changed() => if changed.is_err() { return },
         }
     }
 }

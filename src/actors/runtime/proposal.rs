@@ -58,6 +58,13 @@ impl<E: Entity> Turn<'_, E> {
     /// Proposes a batch; whoever asked hears when it is durable, or why it is not.
     pub(super) fn propose(&mut self, prepared: Prepared, work: &Work, asked: Asked) {
         let Prepared { batch, reply, next, snapshot_due } = prepared;
+        match &batch.snapshot {
+            Some(state) => self.vitals.bytes.store(state.len(), Ordering::Relaxed),
+            None => {
+                let more = batch.events.iter().map(Vec::len).sum();
+                self.vitals.bytes.fetch_add(more, Ordering::Relaxed);
+            }
+        }
         let watcher = Watcher {
             sequence: next,
             durable: self.loaded.durable.clone(),

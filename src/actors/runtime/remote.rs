@@ -32,6 +32,9 @@ pub enum Refusal {
     /// Nothing was done: the request is of a version that this build does not read.
     #[error("the node does not read this request")]
     Unreadable,
+    /// It was done, and its reply is larger than is carried. Whoever calls hears of it as [`RemoteError::Lost`].
+    #[error("the reply is larger than is carried")]
+    ReplyTooLarge,
 }
 
 /// Why a call brought no reply.

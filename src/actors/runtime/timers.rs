@@ -103,7 +103,7 @@ impl Timers {
         };
         let mut fired = 0;
         for timer in due {
-            let key = (timer.entity.to_string(), timer.name.clone(), timer.due.as_millis());
+            let key = key_of(&timer);
             {
                 let mut held = self.held();
                 if held.contains_key(&key) {
@@ -162,10 +162,21 @@ impl Timers {
         !matches!(done.await, Ok(Ok(_)))
     }
 
+    /// Until something that is not under way or put off is due, or may be tried again.
     fn until_next(&self) -> Duration {
-        let next: Result<_, Error> = self.shard.parts.log.state().next_timer().map_err(|_| Error::internal());
-        let Ok(Some(due)) = next else { return LONGEST_SLEEP };
-        let millis = due.millis_since(self.clock.now()).max(1);
-        Duration::from_millis(u64::try_from(millis).unwrap_or(1)).clamp(Duration::from_millis(5), LONGEST_SLEEP)
+        let (now, held) = (self.clock.now(), self.held().clone());
+        let again = held.values().flatten().map(|until| until.saturating_duration_since(Instant::now())).min();
+        let soon = now.plus_millis(i64::try_from(LONGEST_SLEEP.as_millis()).unwrap_or(i64::MAX));
+        let due = self.shard.parts.log.state().timers_due(soon, held.len() + 1).unwrap_or_default();
+        let next = due.into_iter().find(|timer| !held.contains_key(&key_of(timer))).map(|timer| {
+            let millis = timer.due.millis_since(now).max(1);
+            Duration::from_millis(u64::try_from(millis).unwrap_or(1))
+        });
+        let sleep = again.into_iter().chain(next).min().unwrap_or(LONGEST_SLEEP);
+        sleep.clamp(Duration::from_millis(5), LONGEST_SLEEP)
     }
+}
+
+fn key_of(timer: &TimerEntry) -> TimerKey {
+    (timer.entity.to_string(), timer.name.clone(), timer.due.as_millis())
 }

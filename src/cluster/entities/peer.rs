@@ -118,10 +118,12 @@ impl Peer {
     }
 
     /// Queues an answer for the other node.
-    pub fn answer(&self, item: Item, permit: OwnedSemaphorePermit) {
-        if item.bytes() > REMOTE_BYTES {
+    pub fn answer(&self, mut item: Item, permit: OwnedSemaphorePermit) {
+        if let Item::Answer { id, incarnation, .. } = item
+            && item.bytes() > REMOTE_BYTES
+        {
             tracing::error!(node = self.node, bytes = item.bytes(), "a reply is larger than the entity lane carries");
-            return;
+            item = Item::Answer { id, incarnation, answer: Err(Refusal::ReplyTooLarge) };
         }
         self.waiting_bytes.fetch_add(item.bytes(), Ordering::Relaxed);
         // The receiver lives as long as this.
@@ -131,8 +133,12 @@ impl Peer {
     /// What another node answered to a call.
     pub fn answered(&self, id: u64, answer: Result<Vec<u8>, Refusal>) {
         if let Some(call) = self.take(id) {
+            let answer = answer.map_err(|refusal| match refusal {
+                Refusal::ReplyTooLarge => RemoteError::Lost { node: self.node },
+                other => other.into(),
+            });
             // Whoever asked may have given up.
-            let _ = call.answer.send(answer.map_err(RemoteError::from));
+            let _ = call.answer.send(answer);
         }
     }
 

@@ -29,6 +29,7 @@ impl RemoteHandler for Echo {
         match request.first() {
             Some(1) => std::future::pending().await,
             Some(2) => Err(Refusal::UnknownShard),
+            Some(3) => Ok(vec![0; 13 << 20]),
             _ => Ok(request),
         }
     }
@@ -94,6 +95,9 @@ async fn calls_are_answered_refused_or_lost_by_their_deadline() {
     let large = vec![0; 11 << 20];
     assert_eq!(pair.one.call(2, SHARD, large.clone(), soon(20)).await, Ok(large));
     assert_eq!(pair.one.call(2, SHARD, vec![0], Instant::now()).await, Err(Refusal::Expired.into()));
+    // It was done, and its reply cannot come: whoever asked hears so, and does not wait for it.
+    let too_large = tokio::time::timeout(DEADLINE, pair.one.call(2, SHARD, vec![3], soon(3600)));
+    assert_eq!(too_large.await.expect("at once"), Err(RemoteError::Lost { node: 2 }));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -72,6 +72,8 @@ async fn greet(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr) -> 
     let hello = Hello::decode(&read_one(&mut io, HELLO_BYTES).await?)?;
     let checked = check(shared, &hello, certificate.as_ref(), plain);
     let closed = shared.stop.child_token();
+    // Its place is given back when it is closed, also if it comes to nothing here.
+    let closing = closed.clone().drop_guard();
     let admitted = checked.and_then(|wire| match hello.lane {
         Lane::Join => Ok(wire),
         lane => {
@@ -92,7 +94,7 @@ async fn greet(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr) -> 
     if hello.lane == Lane::Join {
         return hand_over(&shared.strangers.lock().unwrap_or_else(PoisonError::into_inner), Stranger { address, io });
     }
-    let (sender, receiver) = frames(io, shared.settings.pace(hello.lane), closed);
+    let (sender, receiver) = frames(io, shared.settings.pace(hello.lane), closing.disarm());
     let wire = Wire { node: hello.from, incarnation: hello.incarnation, sender, receiver };
     let lane = shared.lanes.lock().unwrap_or_else(PoisonError::into_inner).get(&hello.lane).cloned();
     hand_over(&lane, wire)

@@ -35,7 +35,7 @@ pub struct ShardMachine {
     snapshots: Arc<Snapshots>,
     /// Written and not yet handed to openraft, for which a snapshot that fails is the end of the group.
     ready: Arc<Mutex<Option<SnapshotFile>>>,
-    /// One file at a time: the shard's tree stands still while it is written.
+    /// One file at a time: the shard's tree stands still while it is written, and files share a name until they are whole.
     writing: Arc<tokio::sync::Mutex<()>>,
     measures: Measures,
 }
@@ -257,6 +257,7 @@ impl RaftStateMachine<TypeConfig> for ShardMachine {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the snapshot is not the one it is said to be"));
         }
         tracing::warn!(shard = %self.state.shard(), index = ?meta.last_log_id, "replacing the state by a snapshot");
+        let _turn = self.writing.lock().await;
         self.blocking(move |machine| machine.snapshots.install(&machine.store, &machine.state, &snapshot)).await
     }
 
@@ -274,7 +275,10 @@ impl RaftSnapshotBuilder<TypeConfig> for ShardMachine {
         // One that another took the place of meanwhile may be gone.
         let file = match ready.filter(|ready| newest.is_some_and(|newest| newest.path == ready.path)) {
             Some(file) => file,
-            None => self.blocking(|machine| machine.snapshots.write(&machine.store, &machine.state)).await?,
+            None => {
+                let _turn = self.writing.lock().await;
+                self.blocking(|machine| machine.snapshots.write(&machine.store, &machine.state)).await?
+            }
         };
         self.measures.snapshots.increment(1);
         current_of(file)

@@ -72,19 +72,32 @@ pub fn plan(inputs: Inputs<'_>) -> Plan {
     plan
 }
 
-/// The effects of attempts that waited; the texts are the same as when they were planned.
+/// Decides again about attempts that waited: those that are not to be made any more, as skipped, and the effects of the
+/// others, unless they wait on.
 #[must_use]
-pub fn resume(inputs: Inputs<'_>, deferred: &[&Attempt]) -> Vec<Effect> {
-    let Ok(rendered) = render(inputs) else { return Vec::new() };
-    let mut effects = Vec::new();
-    for channel in Channel::ALL {
-        for (target, effect) in calls(inputs, channel, &rendered) {
-            if deferred.iter().any(|attempt| attempt.channel == channel && attempt.target == target) {
-                effects.push(effect);
+pub fn resume(inputs: Inputs<'_>, waiting: &[&Attempt]) -> Plan {
+    let rendered = render(inputs);
+    let quiet_until = quiet_until(inputs);
+    let mut plan = Plan::default();
+    for Attempt { channel, target, .. } in waiting {
+        let effect = match (&rendered, refusal(inputs, *channel)) {
+            (Err(why), _) => Err(why.as_str()),
+            (_, Some(why)) => Err(why),
+            (Ok(rendered), None) => {
+                let found = calls(inputs, *channel, rendered).into_iter().find(|(to, _)| to == target);
+                found.map(|(_, effect)| effect).ok_or(no_target(*channel))
             }
+        };
+        match effect {
+            Err(why) => plan.attempts.push(attempt(inputs, *channel, target, AttemptState::Skipped, why)),
+            Ok(effect) => plan.effects.push(effect),
         }
     }
-    effects
+    // Of one category, what interrupts waits together.
+    if !plan.effects.is_empty() {
+        plan.resume_at = quiet_until;
+    }
+    plan
 }
 
 fn attempt(inputs: Inputs<'_>, channel: Channel, target: &str, state: AttemptState, detail: &str) -> Attempt {

@@ -267,12 +267,19 @@ pub enum Event {
         outcome: AttemptOutcome,
         at: Timestamp,
     },
+    /// What waited is attempted.
     Resumed {
         at: Timestamp,
     },
     Expired {
         subject: String,
         at: Timestamp,
+    },
+    /// Before what waited is attempted, everything about the receiver is asked again.
+    Reconsidered,
+    /// Of what waited, this is given up: skipped, each with the reason.
+    Dropped {
+        attempts: Vec<Attempt>,
     },
 }
 

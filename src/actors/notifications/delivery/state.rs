@@ -158,7 +158,11 @@ impl Delivery {
         let mut after = self.clone();
         after.apply(&event);
         let decision = Decision::reply(Reply::Done).event(event);
-        if after.ready() { after.planned(decision, context) } else { decision }
+        match (after.ready(), after.attempts.is_empty()) {
+            (false, _) => decision,
+            (true, true) => after.planned(decision, context),
+            (true, false) => after.resumed(decision, context),
+        }
     }
 
     fn attempted(&self, outcome: AttemptOutcome, context: &Context) -> Decision<Self> {
@@ -178,16 +182,28 @@ impl Delivery {
         after.retained(decision.event(event), context)
     }
 
-    fn resume(&self, context: &Context) -> Decision<Self> {
-        let deferred: Vec<&Attempt> = self.attempts.iter().filter(|a| a.state == AttemptState::Deferred).collect();
-        let (Some(inputs), false) = (self.inputs(context), deferred.is_empty()) else {
-            return Decision::reply(Reply::Done);
+    /// Hours have passed: the receiver may have muted this, withdrawn consent or lost the device meanwhile.
+    fn resume(&self) -> Decision<Self> {
+        let decision = Decision::reply(Reply::Done);
+        let waits = self.attempts.iter().any(|attempt| attempt.state == AttemptState::Deferred);
+        let Some(request) = self.request.as_ref().filter(|_| waits && self.planned) else { return decision };
+        effects::questions(request).into_iter().fold(decision.event(Event::Reconsidered), Decision::effect)
+    }
+
+    /// Adds what becomes of the attempts that waited to a decision; `self` is the state after the decision's events.
+    fn resumed(&self, decision: Decision<Self>, context: &Context) -> Decision<Self> {
+        let Some(inputs) = self.inputs(context) else { return decision };
+        let waiting: Vec<&Attempt> = self.attempts.iter().filter(|a| a.state == AttemptState::Deferred).collect();
+        let plan = plan::resume(inputs, &waiting);
+        let dropped = Event::Dropped { attempts: plan.attempts };
+        let mut after = self.clone();
+        after.apply(&dropped);
+        let decision = decision.event(dropped);
+        let decision = match plan.resume_at {
+            Some(at) => decision.timer(RESUME, at),
+            None => plan.effects.into_iter().fold(decision.event(Event::Resumed { at: context.now }), Decision::effect),
         };
-        let mut decision = Decision::reply(Reply::Done).event(Event::Resumed { at: context.now });
-        for effect in plan::resume(inputs, &deferred) {
-            decision = decision.effect(effect);
-        }
-        decision
+        after.retained(decision, context)
     }
 
     fn report(&self, context: &Context) -> Result<Report, Error> {
@@ -248,7 +264,7 @@ impl Entity for Delivery {
                 }
                 _ => Ok(Decision::reply(Reply::Done)),
             },
-            Command::Resume => Ok(self.resume(context)),
+            Command::Resume => Ok(self.resume()),
             Command::Expire if matches!(self.status, Status::Sent | Status::Failed | Status::Suppressed) => {
                 Ok(Decision::reply(Reply::Done)
                     .event(Event::Expired { subject: self.subject.clone(), at: context.now })
@@ -294,6 +310,22 @@ impl Entity for Delivery {
                     attempt.state = AttemptState::Pending;
                     attempt.at = *at;
                 }
+            }
+            Event::Reconsidered => {
+                self.planned = false;
+                (self.contact, self.policy, self.devices, self.overrides) = (None, None, None, None);
+            }
+            Event::Dropped { attempts } => {
+                self.planned = true;
+                for dropped in attempts {
+                    let same = |a: &&mut Attempt| {
+                        a.channel == dropped.channel && a.target == dropped.target && a.state == AttemptState::Deferred
+                    };
+                    if let Some(attempt) = self.attempts.iter_mut().find(same) {
+                        attempt.clone_from(dropped);
+                    }
+                }
+                self.conclude();
             }
             Event::Expired { subject, .. } => {
                 *self = Self { subject: subject.clone(), status: Status::Expired, ..Self::default() };

@@ -135,12 +135,53 @@ fn quiet_hours_hold_back_what_interrupts_and_then_let_it_go() {
     assert!(states(&mut given).contains(&(Channel::Push, AttemptState::Deferred)));
     outcome(&mut given, "in_app", Outcome::Done(Vec::new()));
     assert_eq!(report(&mut given).status, Status::Sending);
-    let resumed = given.at("2026-02-01T07:00:00Z").when(Command::Resume).expect("resumed");
+    let asked = given.at("2026-02-01T07:00:00Z").when(Command::Resume).expect("asks again");
+    assert!(asked.effects.iter().all(|effect| matches!(effect, Effect::Tell { .. })) && asked.effects.len() == 4);
+    assert!(given.when(Command::Resume).expect("repeat").is_query());
+    let resumed = answered(&mut given, Some(contact()), policy(&[Channel::InApp, Channel::Push]));
     let Effect::Call { request, tag, .. } = &resumed.effects[0] else { panic!("a call") };
     let push: PushRequest = codec::decode(request).expect("a request");
     assert_eq!((resumed.effects.len(), tag.as_str()), (1, "push:dev_1"));
     assert!(String::from_utf8_lossy(&push.payload).contains("19.99 USD"));
     assert!(given.when(Command::Resume).expect("repeat").is_query());
+}
+
+#[test]
+fn what_waits_for_the_end_of_quiet_hours_asks_again_whether_it_is_wanted() {
+    let quiet =
+        |end: &str| Policy { quiet_hours: QuietHours::parse("22:00", end), ..policy(&[Channel::InApp, Channel::Push]) };
+    let waiting = || {
+        let mut given = Given::<Delivery>::new("ntf_1");
+        given.at("2026-01-31T23:00:00Z").when(Command::Send(receipt())).expect("accepted");
+        answered(&mut given, Some(contact()), quiet("07:00"));
+        outcome(&mut given, "in_app", Outcome::Done(Vec::new()));
+        given.at("2026-02-01T07:00:00Z").when(Command::Resume).expect("asks again");
+        given
+    };
+    let why = |given: &mut Given<Delivery>| {
+        let attempts = report(given).attempts;
+        attempts.into_iter().find(|a| a.channel == Channel::Push).map(|a| (a.state, a.detail)).expect("an attempt")
+    };
+    let mut muted = waiting();
+    assert!(answered(&mut muted, Some(contact()), policy(&[Channel::InApp])).effects.is_empty());
+    assert_eq!(why(&mut muted), (AttemptState::Skipped, "muted by preferences".to_owned()));
+    assert_eq!(report(&mut muted).status, Status::Sent);
+
+    let mut lost = waiting();
+    lost.when(Command::Gathered(Gathered::Contact(Some(contact())))).expect("taken");
+    lost.when(Command::Gathered(Gathered::Devices(Vec::new()))).expect("taken");
+    lost.when(Command::Gathered(Gathered::Policy(quiet("07:00")))).expect("taken");
+    assert!(lost.when(Command::Gathered(Gathered::Overrides(Vec::new()))).expect("decided").effects.is_empty());
+    assert_eq!(why(&mut lost), (AttemptState::Skipped, "no registered device".to_owned()));
+
+    let mut later = waiting();
+    let put_off = answered(&mut later, Some(contact()), quiet("08:00"));
+    let due = Some("2026-02-01T08:00:00Z".parse().expect("a time"));
+    let set = |change: &Change| matches!(change, Change::Timer { name, due: at } if name == "resume" && *at == due);
+    assert!(put_off.effects.is_empty() && put_off.changes.iter().any(set), "{put_off:?}");
+    later.at("2026-02-01T08:00:00Z").when(Command::Resume).expect("asks again");
+    let sent = answered(&mut later, Some(contact()), quiet("08:00"));
+    assert_eq!(sent.effects.len(), 1);
 }
 
 #[test]

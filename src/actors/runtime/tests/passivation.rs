@@ -22,6 +22,27 @@ async fn idle_entities_are_passivated_and_come_back() {
 }
 
 #[tokio::test]
+async fn what_an_entity_holds_counts_against_the_budget() {
+    let states: Vec<_> = (0..3).map(|shard| MemoryLog::start(ShardId(shard)).state().clone()).collect();
+    let world = World::over(states.clone(), Arc::default(), RuntimeOptions::default()).await;
+    let held = |world: &World| {
+        let live = world.runtime.router.led().into_iter().flat_map(|shard| shard.parts.directory.list());
+        live.map(|(_, handle)| handle.vitals.bytes.load(Ordering::Relaxed)).sum::<usize>()
+    };
+    world.ask("a", Command::Add(1)).await.expect("is accepted");
+    let little = held(&world);
+    for _ in 0..40 {
+        world.ask("a", Command::Add(1 << 40)).await.expect("is accepted");
+    }
+    let much = held(&world);
+    assert!(0 < little && little < much, "{little} and then {much}");
+    world.runtime.stop().await;
+    let world = World::over(states, Arc::default(), RuntimeOptions::default()).await;
+    world.ask("a", Command::Get).await.expect("answers");
+    assert!(held(&world) > little, "{} of {much} once it is loaded again", held(&world));
+}
+
+#[tokio::test]
 async fn beyond_its_window_a_shard_refuses_and_forgets_nothing() {
     let states = (0..3).map(|shard| MemoryLog::start(ShardId(shard)).state().clone()).collect();
     let options = RuntimeOptions { in_flight_outside: 4, ..RuntimeOptions::default() };
