@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::channel::Channel;
+use super::channel::{Channel, ChannelKind};
 use super::connection::{Connection, EXPIRY_GRACE_SECONDS, End, Holder, Subscription};
 use super::disconnect::Disconnect;
 use super::protocol::{
@@ -26,6 +26,8 @@ const MAX_CHANNELS: usize = 100;
 const MAX_CALLS: usize = 16;
 /// Publications one `history` answers at most.
 const MAX_HISTORY: i32 = 300;
+/// The code under which the server ends a subscription; the client does not subscribe again by itself.
+const FORBIDDEN: u32 = 2000;
 const VERSION: &str = concat!("construct ", env!("CARGO_PKG_VERSION"));
 
 /// What a command wants of a channel.
@@ -322,6 +324,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
         let ttl = self.ttl(&fresh);
         self.holder = Some(fresh);
+        self.check_soon();
         Ok(RefreshResult {
             client: self.client.clone(),
             version: VERSION.to_owned(),
@@ -341,11 +344,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         match self.gateway.authenticate(holder.token.expose()).await {
             Ok(caller) => {
                 holder.caller = caller;
-                Ok(())
+                self.leave_forbidden().await
             }
             Err(error) if error.code == ErrorCode::Unauthenticated => Err(Disconnect::SESSION_ENDED.into()),
             // Not known now; asked again at the next check.
             Err(_) => Ok(()),
         }
+    }
+
+    /// Ends the subscriptions that the holder, as known now, may not have any more.
+    async fn leave_forbidden(&mut self) -> Result<(), End> {
+        let Some(holder) = &self.holder else { return Ok(()) };
+        let permissions = &holder.caller.permissions;
+        let may = |kind: &ChannelKind| kind.subscribe.is_none_or(|permission| permissions.allows(permission));
+        let (kept, left) = std::mem::take(&mut self.subscriptions)
+            .into_iter()
+            .partition::<Vec<_>, _>(|subscription| may(subscription.line.channel.kind()));
+        self.subscriptions = kept;
+        for Subscription { line, follower, .. } in left {
+            self.realtime.hub.unfollow(&line, &follower);
+            let told = Reply::unsubscribed(&line.channel.to_string(), FORBIDDEN, "permission denied");
+            self.write(told.line()).await?;
+        }
+        Ok(())
     }
 }

@@ -220,6 +220,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         self.realtime.hub.close(&self.mailbox);
     }
 
+    /// Looks at the holder once what is being answered is said.
+    pub(super) fn check_soon(&mut self) {
+        self.timers.check_at = Some(Instant::now());
+    }
+
     pub(super) async fn write(&mut self, text: impl Into<Utf8Bytes>) -> Result<(), End> {
         let mut sending = pin!(self.socket.send(Message::Text(text.into())));
         // Nearly always the socket takes it at once, and no deadline need be set.

@@ -215,7 +215,14 @@ impl Reply {
     }
 
     pub fn publication(channel: &str, publication: Publication) -> Self {
-        Self { push: Some(Push { channel: channel.to_owned(), publication }), ..Self::default() }
+        let push = Push { channel: channel.to_owned(), publication: Some(publication), unsubscribe: None };
+        Self { push: Some(push), ..Self::default() }
+    }
+
+    pub fn unsubscribed(channel: &str, code: u32, reason: &str) -> Self {
+        let unsubscribe = Some(Unsubscribed { code, reason: reason.to_owned() });
+        let push = Push { channel: channel.to_owned(), publication: None, unsubscribe };
+        Self { push: Some(push), ..Self::default() }
     }
 
     /// One line of a frame.
@@ -234,8 +241,18 @@ pub struct Empty {}
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Push {
     pub channel: String,
-    #[serde(rename = "pub")]
-    pub publication: Publication,
+    #[serde(rename = "pub", skip_serializing_if = "Option::is_none")]
+    pub publication: Option<Publication>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unsubscribe: Option<Unsubscribed>,
+}
+
+/// The server ended a subscription of the client's.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Unsubscribed {
+    /// Below 2500 the client does not subscribe again by itself.
+    pub code: u32,
+    pub reason: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]

@@ -193,6 +193,24 @@ async fn a_topic_reaches_its_followers_until_they_leave() {
 }
 
 #[tokio::test]
+async fn a_topic_is_followed_as_long_as_its_permission_lasts() {
+    let gateway = gateway().await;
+    let (mut one, mut two) = (dial(&gateway).await, dial(&gateway).await);
+    one.connect(json!({})).await;
+    two.connect(json!({})).await;
+    two.ask(json!({"id": 2, "subscribe": {"channel": "topic:news"}})).await;
+    let less = format!("{}:topics.publish", user());
+    let refreshed = two.ask(json!({"id": 3, "refresh": {"token": less}})).await;
+    assert_eq!(refreshed["id"], 3, "{refreshed}");
+    let ended = json!({"channel": "topic:news", "unsubscribe": {"code": 2000, "reason": "permission denied"}});
+    assert_eq!(two.hear().await.expect("a push")["push"], ended);
+    one.ask(json!({"id": 2, "publish": {"channel": "topic:news", "data": 1}})).await;
+    append(&gateway, 1).await;
+    let push = two.hear().await.expect("a push");
+    assert_eq!(push["push"]["channel"], json!(format!("inbox:{}", user())), "the inbox goes on: {push}");
+}
+
+#[tokio::test]
 async fn the_end_of_a_session_closes_its_sockets() {
     let gateway = gateway().await;
     let mut client = dial(&gateway).await;
