@@ -11,6 +11,7 @@ pub mod sealer;
 pub mod service;
 #[cfg(test)]
 mod tests;
+pub mod texts;
 
 pub use alerts::Alerts;
 pub use audit_log::AuditLog;
@@ -20,3 +21,4 @@ pub use erasure::{Eraser, Erasure};
 pub use keyring::Keyring;
 pub use sealer::KeyringSealer;
 pub use service::Compliance;
+pub use texts::Texts;

@@ -101,6 +101,25 @@ impl KeyringSealer {
         self.keyrings.get().ok_or_else(|| Error::unavailable("The node is still starting."))
     }
 
+    /// The key as [`Sealer::key`] gives it, neither taken from memory nor remembered.
+    ///
+    /// # Errors
+    /// As [`Sealer::key`].
+    pub async fn fresh_key(&self, subject: &str, create: bool) -> Result<Option<DataKey>, Error> {
+        match self.fetch(subject).await? {
+            Fetched::Key(key) => Ok(Some(key)),
+            Fetched::Erased => Ok(None),
+            Fetched::Absent if !create => Ok(None),
+            Fetched::Absent => match self.make(subject).await? {
+                Some(key) => Ok(Some(key)),
+                None => match self.fetch(subject).await? {
+                    Fetched::Key(key) => Ok(Some(key)),
+                    Fetched::Absent | Fetched::Erased => Ok(None),
+                },
+            },
+        }
+    }
+
     /// The key as the keyring has it.
     async fn fetch(&self, user_id: &str) -> Result<Fetched, Error> {
         let keyrings = self.keyrings()?;
@@ -155,18 +174,7 @@ impl Sealer for KeyringSealer {
             }
             cache.generation
         };
-        let key = match self.fetch(subject).await? {
-            Fetched::Key(key) => key,
-            Fetched::Erased => return Ok(None),
-            Fetched::Absent if !create => return Ok(None),
-            Fetched::Absent => match self.make(subject).await? {
-                Some(key) => key,
-                None => match self.fetch(subject).await? {
-                    Fetched::Key(key) => key,
-                    Fetched::Absent | Fetched::Erased => return Ok(None),
-                },
-            },
-        };
+        let Some(key) = self.fresh_key(subject, create).await? else { return Ok(None) };
         self.cache().put(subject, &key, generation);
         Ok(Some(key))
     }

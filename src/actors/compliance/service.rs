@@ -18,6 +18,7 @@ pub struct Compliance {
     pub eraser: Arc<Eraser>,
     pub keys: Arc<dyn KeyWrapper>,
     pub(super) router: Router,
+    pub(super) sealer: Arc<KeyringSealer>,
     /// One rotation at a time on this node.
     pub(super) rotating: tokio::sync::Mutex<()>,
 }
@@ -35,8 +36,8 @@ impl Compliance {
         origin: &str,
     ) -> Result<Self, Error> {
         let audit = Arc::new(AuditLog::open(router.clone(), Arc::clone(&keys), origin).await?);
-        let eraser = Arc::new(Eraser::new(router.clone(), sealer));
-        Ok(Self { audit, eraser, keys, router, rotating: tokio::sync::Mutex::default() })
+        let eraser = Arc::new(Eraser::new(router.clone(), Arc::clone(&sealer)));
+        Ok(Self { audit, eraser, keys, router, sealer, rotating: tokio::sync::Mutex::default() })
     }
 
     /// Carries open erasures on and watches the audit log until the node stops.

@@ -41,9 +41,10 @@ pub(in crate::gateway::routes) async fn held(call: &Call<()>, user_id: &str) -> 
     for id in ids(call, user_id, subscription::INDEX, &mut held.truncated).await? {
         held.subscriptions.push(SubscriptionView::from(&subscriptions::read(router, &id, origin).await?));
     }
+    let texts = call.services.compliance.texts_of(user_id, false).await?;
     for id in ids(call, user_id, invoice::INDEX, &mut held.truncated).await? {
         let view = invoices::read(router, &id, origin).await?;
-        let refund = |refund| RefundView::new(refund, &id, view.draft.quote.currency);
+        let refund = |refund| RefundView::new(refund, &id, view.draft.quote.currency, &texts);
         held.refunds.extend(view.refunds.iter().map(refund));
         held.invoices.push(InvoiceView::from(&view));
     }

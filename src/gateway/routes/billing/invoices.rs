@@ -4,7 +4,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::subscriptions::known_method;
-use super::views::{InvoiceView, RefundView, unexpected};
+use super::views::{InvoiceView, RefundView, reason_place, unexpected};
 use super::wait::{self, Seen};
 use crate::actors::billing::invoice::{self, Command, Invoice, Reply as Answer, State, View};
 use crate::actors::billing::wallet;
@@ -142,6 +142,10 @@ async fn refund(call: Call<RefundInvoice>) -> Result<Reply, Error> {
     if reason.chars().count() > 500 {
         return Err(Error::invalid("/reason", "expected at most 500 characters"));
     }
+    let invoice = read(router, id, &call.origin).await?;
+    let texts = call.services.compliance.texts_of(&invoice.draft.user_id, true).await?;
+    // The invoice is kept in clear for years, and this was typed by somebody about somebody.
+    let reason = texts.seal(&reason_place(id), &reason);
     let command = Command::Refund { amount: call.body.amount, reason };
     let answer = router.ask::<Invoice>(&invoice::id(id), command, &call.origin).await?;
     let Answer::Refund(made) = answer else { return Err(unexpected()) };
@@ -157,7 +161,7 @@ async fn refund(call: Call<RefundInvoice>) -> Result<Reply, Error> {
     if refund.status == invoice::RefundStatus::Failed {
         return Err(Error::conflict("The payment processor refused the refund."));
     }
-    Ok(Reply::created(&RefundView::new(refund, id, view.draft.quote.currency)))
+    Ok(Reply::created(&RefundView::new(refund, id, view.draft.quote.currency, &texts)))
 }
 
 async fn list_credit_notes(call: Call<()>) -> Result<Reply, Error> {
@@ -169,12 +173,13 @@ async fn list_credit_notes(call: Call<()>) -> Result<Reply, Error> {
     let scope = Scope::ShardOf(wallet::id(user_id));
     let found = router.scan(scope, invoice::CREDIT_NOTES, prefix.as_bytes(), page).await?;
     let mut items = Vec::with_capacity(found.len());
+    let texts = call.services.compliance.texts_of(&user_id, false).await?;
     for (key, invoice_id) in found {
         let id = String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
         let invoice_id = String::from_utf8_lossy(&invoice_id).into_owned();
         let view = read(router, &invoice_id, &call.origin).await?;
         let note = view.refunds.iter().find(|refund| refund.id == id);
-        let shown = note.map(|refund| RefundView::new(refund, &invoice_id, view.draft.quote.currency));
+        let shown = note.map(|refund| RefundView::new(refund, &invoice_id, view.draft.quote.currency, &texts));
         items.extend(shown.map(|shown| (key, shown)));
     }
     Ok(Reply::ok(&List::page(items, limit)))

@@ -6,8 +6,9 @@ use http::Method;
 use ring::hmac;
 use serde_json::{Value, json};
 
-use super::{admin_endpoints, endpoints};
+use super::{admin_endpoints, endpoints, invoices};
 use crate::actors::billing::terms::seed_plans;
+use crate::actors::compliance::keyring::{self, Keyring};
 use crate::actors::runtime::steady::wall_now;
 use crate::gateway::pipeline::Gateway;
 use crate::gateway::routes::compliance;
@@ -267,6 +268,13 @@ async fn another_persons_objects_do_not_exist_and_refunds_need_a_permission() {
     let export = send(&mine, Method::GET, "/v1/me/export", &[&stage.bearer], "").await.json();
     let refund = &export["billing"]["refunds"][0];
     assert_eq!((&refund["number"], &refund["reason"]), (&json!("INVCN-000001"), &json!("asked")), "{export}");
+    let router = &stage.services.router;
+    let view = invoices::read(router, &invoice, &Origin::system("test")).await.expect("is there");
+    let stored = &view.refunds[0].reason;
+    assert!(stored.starts_with("sealed:") && !stored.contains("asked"), "{stored}");
+    let keyring = keyring::keyring_id(&person(1));
+    router.ask::<Keyring>(&keyring, keyring::Command::Erase, &Origin::system("test")).await.expect("erased");
+    assert_eq!(stage.items("/v1/credit-notes").await[0]["reason"], "", "the key is gone");
     stage.books_hold().await;
 }
 

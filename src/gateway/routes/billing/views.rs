@@ -9,6 +9,7 @@ use crate::actors::billing::plans::{Audience, Plan, Price};
 use crate::actors::billing::proration::Line;
 use crate::actors::billing::subscription::{self, Preview};
 use crate::actors::billing::wallet::{Method, MethodStatus};
+use crate::actors::compliance::Texts;
 use crate::kernel::{Currency, Error, Money, Timestamp};
 
 /// An amount of money.
@@ -381,6 +382,11 @@ fn attempt(attempt: &invoice::Attempt) -> AttemptView {
     AttemptView { number, at, status, decline_code, payment_method_id }
 }
 
+/// Where the reasons of an invoice's refunds lie.
+pub fn reason_place(invoice_id: &str) -> String {
+    format!("reason of a refund of {invoice_id}")
+}
+
 /// Money given back; a credit note once it has a number.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RefundView {
@@ -388,6 +394,7 @@ pub struct RefundView {
     number: Option<String>,
     invoice_id: String,
     amount: Amount,
+    /// Sealed under the payer's key; empty once they were erased.
     reason: String,
     status: RefundStatus,
     #[schema(value_type = String, format = DateTime)]
@@ -396,13 +403,13 @@ pub struct RefundView {
 
 impl RefundView {
     #[must_use]
-    pub fn new(refund: &RefundState, invoice_id: &str, currency: Currency) -> Self {
+    pub fn new(refund: &RefundState, invoice_id: &str, currency: Currency, texts: &Texts) -> Self {
         Self {
             id: refund.id.clone(),
             number: refund.number.clone(),
             invoice_id: invoice_id.to_owned(),
             amount: Money::new(refund.amount, currency).into(),
-            reason: refund.reason.clone(),
+            reason: texts.open(&reason_place(invoice_id), &refund.reason),
             status: refund.status,
             created_at: refund.at,
         }
