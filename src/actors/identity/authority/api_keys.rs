@@ -115,8 +115,11 @@ impl Authority {
         let done = self.router.ask::<ApiKey>(&api_key::id(key_id), command, origin).await;
         self.remembered_key(key_id).forget();
         done?;
-        // It was told to be freed; whoever makes a key next need not wait for the telling.
-        self.free_place(user_id, key_id, origin).await
+        // It is told to be freed in any case; whoever makes a key next need not wait for the telling.
+        if let Err(error) = self.free_place(user_id, key_id, origin).await {
+            tracing::debug!(key_id, %error, "the place of a revoked key is freed later");
+        }
+        Ok(())
     }
 
     async fn free_place(&self, user_id: &str, key_id: &str, origin: &Origin) -> Result<(), Error> {

@@ -173,7 +173,7 @@ async fn list_credit_notes(call: Call<()>) -> Result<Reply, Error> {
     let scope = Scope::ShardOf(wallet::id(user_id));
     let found = router.scan(scope, invoice::CREDIT_NOTES, prefix.as_bytes(), page).await?;
     let mut items = Vec::with_capacity(found.len());
-    let texts = call.services.compliance.texts_of(&user_id, false).await?;
+    let texts = call.services.compliance.texts_of(user_id, false).await?;
     for (key, invoice_id) in found {
         let id = String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
         let invoice_id = String::from_utf8_lossy(&invoice_id).into_owned();
