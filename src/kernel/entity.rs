@@ -12,7 +12,8 @@ use super::{AuditRecord, EntityId, Error, Origin, Slot, Timestamp, codec};
 /// A durable entity kind. The implementing type is its state, serialized whole into snapshots.
 ///
 /// Architecture invariant: `decide` and `apply` are synchronous, total and pure; time, randomness and ids come from
-/// [`Context`]. Commands, events and state are persisted: enums grow only at the end.
+/// [`Context`]. Commands, events and state are persisted: enums grow only at the end, what an event holds stays as it is,
+/// and a state that gains members says how an older one becomes it ([`Entity::upgrade`]).
 pub trait Entity: Default + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Lower-case name of the kind, the first part of [`EntityId`]. Never changes once released.
     const KIND: &'static str;
@@ -20,6 +21,8 @@ pub trait Entity: Default + Serialize + DeserializeOwned + Send + Sync + 'static
     const META: bool = false;
     /// Events between snapshots.
     const SNAPSHOT_EVERY: u64 = 64;
+    /// The version of the state's form in snapshots. A state that gains a member gets the next one.
+    const STATE_VERSION: u16 = 1;
 
     type Command: Serialize + DeserializeOwned + Send + 'static;
     type Event: Serialize + DeserializeOwned + Send + 'static;
@@ -33,6 +36,11 @@ pub trait Entity: Default + Serialize + DeserializeOwned + Send + Sync + 'static
 
     /// Folds one event into the state.
     fn apply(&mut self, event: &Self::Event);
+
+    /// The bytes of a state of an older `version` as the version after it writes them. `None`: there was no such version.
+    fn upgrade(_version: u16, _state: Vec<u8>) -> Option<Vec<u8>> {
+        None
+    }
 
     /// The person whose data key seals this entity's events, snapshots, rows and effects on disk. Constant once the
     /// first event is applied. `None`: holds no personal data and is stored in clear.

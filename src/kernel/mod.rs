@@ -18,6 +18,7 @@ pub mod money;
 pub mod origin;
 pub mod pan;
 pub mod secret;
+pub mod snapshot;
 
 pub use batch::{AuditRecord, Batch, DedupeKey, Op, OpOutcome, OutboxChange, OutboxRecord, OutboxState, Target};
 pub use clock::{Clock, Timestamp};

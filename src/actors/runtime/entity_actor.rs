@@ -24,7 +24,7 @@ use super::message::{Answer, Durable, EntityMessage, Failure, Request, Standing,
 use super::proposal::{Asked, Stop, panic_text};
 use super::sealing::{Place, open};
 use super::shard::ShardParts;
-use crate::kernel::{Context, Decision, DedupeKey, Entity, EntityId, Error, ErrorCode, Timestamp, codec, fail_point};
+use crate::kernel::{Context, Decision, DedupeKey, Entity, EntityId, Error, ErrorCode, Timestamp, codec, fail_point, snapshot};
 use crate::storage::seal::DataKey;
 
 /// What an entity actor starts with.
@@ -157,7 +157,7 @@ async fn stored<E: Entity>(id: &EntityId, parts: &ShardParts) -> Result<Loaded<E
     let (mut state, snapshot_at) = match stored.snapshot {
         Some((at, bytes)) => {
             let plain = open(key.as_ref(), id, &Place::Snapshot(at), bytes)?;
-            (codec::decode::<E>(&plain).map_err(decode_failed)?, at)
+            (snapshot::decode::<E>(&plain).map_err(decode_failed)?, at)
         }
         None => (E::default(), 0),
     };

@@ -15,7 +15,7 @@ use super::message::{Answer, Durable, EntityMessage, Failure, Standing, Work};
 use super::sealing::{Place, open, seal};
 use crate::kernel::{
     Batch, Change, Context, Decision, DedupeKey, Effect, Entity, EntityId, Error, ErrorCode, Op, OpOutcome,
-    OutboxRecord, OutboxState, Target, Timestamp, codec, fail_point,
+    OutboxRecord, OutboxState, Target, Timestamp, codec, fail_point, snapshot,
 };
 use crate::storage::seal::DataKey;
 
@@ -133,7 +133,7 @@ impl<E: Entity> Turn<'_, E> {
             numbered.map(|(event, sequence)| seal(key, id, &Place::Event(sequence), event)).collect();
         let next = before + (events.len() as u64).max(1);
         let snapshot = if encoded.snapshot_due {
-            let state = codec::encode(&self.loaded.state).map_err(|error| self.crashed("state", &error))?;
+            let state = snapshot::encode(&self.loaded.state).map_err(|error| self.crashed("state", &error))?;
             Some(seal(key, id, &Place::Snapshot(next), state))
         } else {
             None

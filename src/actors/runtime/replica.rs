@@ -22,7 +22,7 @@ use super::router::Router;
 use super::sealer::Sealer;
 use super::shard::{Common, Shard};
 use super::timers::Timers;
-use crate::kernel::{Entity, EntityId, Error, ProviderKind, ShardId, codec};
+use crate::kernel::{Entity, EntityId, Error, ProviderKind, ShardId, codec, snapshot};
 use crate::providers::Provider;
 use crate::storage::state::ShardState;
 
@@ -141,7 +141,7 @@ impl Replica {
         let stored = self.state().entity(id).map_err(|error| super::log::unreadable(&error))?;
         let Some(stored) = stored.filter(|stored| stored.subject.is_none()) else { return Ok(None) };
         let mut entity = match &stored.snapshot {
-            Some((_, bytes)) => codec::decode::<E>(bytes).map_err(|error| unreadable(&error))?,
+            Some((_, bytes)) => snapshot::decode::<E>(bytes).map_err(|error| unreadable(&error))?,
             None => E::default(),
         };
         for (_, bytes) in &stored.tail {

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::log::{Completion, Leadership, LogError, LogStatus, Replica, ShardLog};
 use super::sealer::Sealer;
-use crate::kernel::{Context, Decision, Entity, EntityId, Error, Op, Origin, ShardId, Timestamp, codec};
+use crate::kernel::{Context, Decision, Entity, EntityId, Error, Op, Origin, ShardId, Timestamp, codec, snapshot};
 use crate::storage::seal::DataKey;
 use crate::storage::state::{ShardState, StateOptions};
 
@@ -51,8 +51,8 @@ impl<E: Entity> Given<E> {
         if !decision.is_query() {
             self.context.sequence += (decision.events.len() as u64).max(1);
         }
-        let snapshot = codec::encode(&self.state).expect("states encode");
-        self.state = codec::decode(&snapshot).expect("states decode");
+        let kept = snapshot::encode(&self.state).expect("states encode");
+        self.state = snapshot::decode(&kept).expect("states decode");
         Ok(decision)
     }
 }
