@@ -37,9 +37,9 @@ pub enum Target {
 /// How far an outbox record is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OutboxState {
-    /// To be tried at or after `not_before` (wall time of retries, not domain time).
+    /// Not tried before `not_before`: the wall time (not domain time) at which it was decided, zero where nobody knows.
     Waiting { attempts: u32, not_before: Timestamp },
-    /// Handed to the other side at `since`; after a crash the outcome is unknown until reconciled.
+    /// Handed to the other side, not before `since`; after a crash the outcome is unknown until reconciled.
     Sending { attempts: u32, since: Timestamp },
     /// Waits for an operator to release or drop it: the cluster that this one was made from may have done it.
     Held { since: Timestamp },

@@ -10,6 +10,8 @@ pub mod payment;
 pub mod push;
 pub mod sms;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use crate::kernel::{self, ProviderKind};
@@ -39,6 +41,12 @@ pub trait Provider: Send + Sync + 'static {
 
     /// Whether the other side deduplicates by key, so that a repeat after a crash or a time-out cannot do it twice.
     fn idempotent(&self) -> bool;
+
+    /// How long the other side knows a key at least; `None`: for ever, or it knows none. What was decided longer ago is
+    /// looked up before it is done.
+    fn keeps_keys(&self) -> Option<Duration> {
+        None
+    }
 
     /// Whether [`Provider::reconcile`] can tell of a request like this one whether it was done.
     fn can_find(&self, _request: &[u8]) -> bool {

@@ -13,6 +13,7 @@ use super::entity_actor::{Taken, Turn};
 use super::log::{Completion, LogError};
 use super::message::{Answer, Durable, EntityMessage, Failure, Standing, Work};
 use super::sealing::{Place, open, seal};
+use super::steady::wall_now;
 use crate::kernel::{
     Batch, Change, Context, Decision, DedupeKey, Effect, Entity, EntityId, Error, ErrorCode, Op, OpOutcome,
     OutboxRecord, OutboxState, Target, Timestamp, codec, fail_point, snapshot,
@@ -157,7 +158,7 @@ impl<E: Entity> Turn<'_, E> {
                 payload: seal(key, id, &Place::Effect(before, position), payload),
                 subject: self.loaded.subject.clone(),
                 traceparent: context.origin.traceparent.clone(),
-                state: OutboxState::Waiting { attempts: 0, not_before: Timestamp::ZERO },
+                state: OutboxState::Waiting { attempts: 0, not_before: wall_now() },
             }
         });
         let changes = decision.changes.into_iter().map(|change| match change {

@@ -1,6 +1,7 @@
 //! The runtime on logs in memory, with one entity kind that does everything an entity can do.
 
 mod feed;
+mod forgotten;
 mod leadership;
 mod passivation;
 mod stuck;

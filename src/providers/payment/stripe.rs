@@ -1,7 +1,7 @@
 //! Stripe, or anything that speaks its API: customers, payment methods, PaymentIntents, refunds.
 //!
 //! Every request carries the outbox key as `Idempotency-Key`, so that a retry after a lost answer is the same request
-//! (Stripe keeps keys for 24 hours; later than that a charge is looked up by the `reference` in its metadata).
+//! (Stripe keeps keys for 24 hours; what was decided longer ago is looked up by the `reference` in its metadata first).
 //! What is known of an attempt: never connected or 429 → certainly not done; answered 402 → declined; another 4xx →
 //! refused; sent and no usable answer, or 5xx → unknown. Source: <https://docs.stripe.com/api/idempotent_requests>,
 //! <https://docs.stripe.com/error-low-level>. Deliberately absent: retries, which are the outbox's.
@@ -34,6 +34,8 @@ pub struct Stripe {
 
 const API_VERSION: &str = "2024-06-20";
 const ANSWER_LIMIT_BYTES: usize = 1 << 20;
+/// Stripe may remove a key once it is 24 hours old. Clocks of nodes differ, and an attempt takes its time.
+const KEYS_KEPT: Duration = Duration::from_secs(20 * 3600);
 /// Pages of 100 looked through when a charge is looked up.
 const LOOKUP_PAGES: usize = 10;
 
@@ -169,6 +171,10 @@ impl Provider for Stripe {
 
     fn idempotent(&self) -> bool {
         true
+    }
+
+    fn keeps_keys(&self) -> Option<Duration> {
+        Some(KEYS_KEPT)
     }
 
     fn can_find(&self, request: &[u8]) -> bool {

@@ -1,9 +1,11 @@
 //! How one outbox record is delivered, and what its end means.
 //!
 //! An entity is told with the record's number as deduplication key, so a repeat is answered from memory. A provider
-//! that deduplicates by key is called again with the same key until it answers. One that does not is called only after
-//! a durable mark that the attempt began; an attempt found begun after a crash is reconciled, and stays *unknown* when
-//! that cannot be done. The outcome then commands the source entity in the batch that settles the record.
+//! that deduplicates by key is called again with the same key until it answers, for as long as the other side remembers
+//! keys: what was decided longer ago than that may have been done under a key that is forgotten, and is looked up first
+//! or stays *unknown*. A provider that does not deduplicate is called only after a durable mark that the attempt began;
+//! an attempt found begun after a crash is reconciled, and stays *unknown* when that cannot be done. The outcome then
+//! commands the source entity in the batch that settles the record.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use crate::actors::runtime::shard::{Delivered, Shard};
 use crate::actors::runtime::steady::wall_now;
 use crate::kernel::{
     DedupeKey, EntityId, Error, ErrorCode, Op, OutboxChange, OutboxRecord, OutboxState, Outcome, ProviderKind, Target,
-    fail_point,
+    Timestamp, fail_point,
 };
 use crate::providers::{Provider, ProviderError};
 
@@ -140,10 +142,15 @@ impl Courier {
         if let Some(attempt) = self.of_before(record, provider, request, tried).await {
             return attempt;
         }
-        if matches!(record.state, OutboxState::Sending { .. }) {
+        let forgotten = forgotten(record, provider, request);
+        if forgotten || matches!(record.state, OutboxState::Sending { .. }) {
             match provider.reconcile(&key, request).await {
                 Ok(Some(receipt)) => return self.finish(record, Outcome::Done(receipt)).await,
                 Ok(None) => {}
+                Err(ProviderError::Refused(error)) if forgotten => {
+                    return self.finish(record, Outcome::Refused(error)).await;
+                }
+                Err(error) if forgotten => return self.in_doubt(record, tried, &error.to_string()).await,
                 Err(_) if provider.idempotent() => {}
                 Err(error) => return self.finish(record, Outcome::Unknown(error.to_string())).await,
             }
@@ -192,18 +199,24 @@ impl Courier {
             return self.finish(record, Outcome::Refused(Error::new(ErrorCode::Unavailable, detail))).await;
         }
         let pause = self.pause(tried).saturating_mul(CALL_FACTOR);
-        let millis = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
-        let state = if in_doubt {
-            OutboxState::Sending { attempts: tried + 1, since: wall_now() }
-        } else if matches!(record.state, OutboxState::Released { .. }) {
-            OutboxState::Released { attempts: tried + 1 }
-        } else {
-            OutboxState::Waiting { attempts: tried + 1, not_before: wall_now().plus_millis(millis) }
+        let attempts = tried + 1;
+        let state = match &record.state {
+            OutboxState::Released { .. } => OutboxState::Released { attempts },
+            _ if in_doubt => OutboxState::Sending { attempts, since: decided(record) },
+            _ => OutboxState::Waiting { attempts, not_before: decided(record) },
         };
         while !self.set(record, state.clone()).await {
             tokio::time::sleep(self.pause(0)).await;
         }
         Attempt::Later(pause)
+    }
+
+    /// It may have been done long ago, and cannot be looked up now: later, and never without having been looked up.
+    async fn in_doubt(&self, record: &OutboxRecord, tried: u32, why: &str) -> Attempt {
+        if tried + 1 >= self.shard.parts.options.provider_attempts {
+            return self.finish(record, Outcome::Unknown(why.to_owned())).await;
+        }
+        self.again(record, true, tried, why).await
     }
 
     /// Nobody knows whether it was done: found out, or safely repeated under the same key, or left unknown.
@@ -220,7 +233,7 @@ impl Courier {
             Ok(Some(receipt)) => self.finish(record, Outcome::Done(receipt)).await,
             Ok(None) => self.again(record, false, tried, &why).await,
             Err(_) if provider.idempotent() && tried + 1 < self.shard.parts.options.provider_attempts => {
-                let state = OutboxState::Sending { attempts: tried + 1, since: wall_now() };
+                let state = OutboxState::Sending { attempts: tried + 1, since: decided(record) };
                 self.set(record, state).await;
                 Attempt::Later(self.pause(tried).saturating_mul(CALL_FACTOR))
             }
@@ -267,4 +280,21 @@ impl Courier {
         }
         self.commit(vec![OutboxChange::Settle { number: record.number }]).await
     }
+}
+
+/// When a record was decided, in wall time: it was not handed to the other side before that.
+fn decided(record: &OutboxRecord) -> Timestamp {
+    match record.state {
+        OutboxState::Waiting { not_before: at, .. } | OutboxState::Sending { since: at, .. } => at,
+        OutboxState::Held { .. } | OutboxState::Released { .. } => Timestamp::ZERO,
+    }
+}
+
+/// Whether the other side may have had this request so long ago that it no longer knows its key, and can be asked.
+fn forgotten(record: &OutboxRecord, provider: &dyn Provider, request: &[u8]) -> bool {
+    let Some(kept) = provider.keeps_keys().filter(|_| !matches!(record.state, OutboxState::Released { .. })) else {
+        return false;
+    };
+    let age = wall_now().millis_since(decided(record));
+    u128::try_from(age).is_ok_and(|age| age > kept.as_millis()) && provider.can_find(request)
 }
