@@ -12,6 +12,7 @@
 //! | `cash` | the processor took money for us; falls with refunds |
 //! | `bad_debt` | an invoice is given up |
 //! | `refunds` | money was given back |
+//! | `returns` | (negative) a payment that nothing is owed for is to go back; rises again when it went |
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,7 @@ pub enum Account {
     Cash,
     BadDebt,
     Refunds,
+    Returns,
 }
 
 /// Why it moved.
@@ -45,8 +47,10 @@ pub enum Movement {
     InvoiceRecovered,
     CreditGranted,
     Refunded,
-    /// A second payment of an invoice arrived and is being returned.
+    /// A payment arrived that nothing is owed for (any more).
     DuplicateReceived,
+    /// It went back.
+    DuplicateReturned,
 }
 
 /// One movement. `entries` are in minor units of `currency`, debits positive.

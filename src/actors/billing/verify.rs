@@ -142,12 +142,15 @@ fn check(report: &mut LedgerReport, view: &View, booked: Booked) {
     }
     let refunded = view.refunds.iter().filter(|refund| refund.status == invoice::RefundStatus::Succeeded);
     let refunded: i64 = refunded.map(|refund| refund.amount).sum();
-    let expected = match view.state {
+    let going_back = view.returns.iter().filter(|back| back.status != invoice::RefundStatus::Succeeded);
+    let going_back: i64 = going_back.map(|back| back.amount).sum();
+    let mut expected = match view.state {
         State::Draft | State::Void => Booked::default(),
         State::Open => Booked { receivable: quote.total, ..Booked::default() },
         State::Paid => Booked { cash: quote.total - refunded, ..Booked::default() },
         State::Uncollectible => Booked { bad_debt: quote.total, ..Booked::default() },
     };
+    expected.cash += going_back;
     if booked != expected {
         let state = view.state;
         report.fault(format!("invoice {} is {state:?} but booked as {booked:?}, expected {expected:?}", view.id));

@@ -34,6 +34,11 @@ pub enum PaymentRequest {
         customer: String,
         reference: String,
     },
+    /// Looks up a refund of `charge` by its reference; moves no money.
+    FindRefund {
+        charge: String,
+        reference: String,
+    },
 }
 
 /// Takes money.
@@ -72,6 +77,61 @@ pub enum PaymentReceipt {
     },
     /// The answer to [`PaymentRequest::FindCharge`]; `None`: there certainly is no such charge.
     Found(Option<ChargeReceipt>),
+    /// The processor took the refund, but it is not done.
+    RefundPending {
+        id: String,
+    },
+    /// The answer to [`PaymentRequest::FindRefund`]; `None`: there certainly is no such refund.
+    FoundRefund(Option<RefundReceipt>),
+}
+
+/// A refund as the processor knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefundReceipt {
+    pub id: String,
+    pub progress: RefundProgress,
+}
+
+/// How far a refund is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RefundProgress {
+    Succeeded,
+    Pending,
+    /// The money stays where it is.
+    Failed {
+        code: String,
+    },
+}
+
+impl RefundReceipt {
+    /// The answer to a request for this refund.
+    ///
+    /// # Errors
+    /// The refusal of one that failed.
+    pub fn answer(self) -> Result<PaymentReceipt, Error> {
+        match self.progress {
+            RefundProgress::Succeeded => Ok(PaymentReceipt::Refund { id: self.id }),
+            RefundProgress::Pending => Ok(PaymentReceipt::RefundPending { id: self.id }),
+            RefundProgress::Failed { code } => Err(not_refunded(&code)),
+        }
+    }
+
+    /// The one of two that got further.
+    #[must_use]
+    pub fn further(best: Option<Self>, other: Self) -> Option<Self> {
+        let rank = |receipt: &Self| match receipt.progress {
+            RefundProgress::Succeeded => 2,
+            RefundProgress::Pending => 1,
+            RefundProgress::Failed { .. } => 0,
+        };
+        best.filter(|best| rank(best) >= rank(&other)).or(Some(other))
+    }
+}
+
+/// The refusal of a refund that certainly does not happen.
+#[must_use]
+pub fn not_refunded(code: &str) -> Error {
+    Error::conflict(format!("The money was not given back: {code}."))
 }
 
 /// What may be shown of a payment method.

@@ -13,7 +13,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{CardFacts, Charge, ChargeReceipt, ChargeStatus, PaymentReceipt, PaymentRequest, Refund, declined};
+use super::{
+    CardFacts, Charge, ChargeReceipt, ChargeStatus, PaymentReceipt, PaymentRequest, Refund, RefundProgress,
+    RefundReceipt, declined,
+};
 use crate::kernel::{Error, Money, ProviderKind, codec};
 use crate::providers::line_file::{Held, LineFile};
 use crate::providers::{Provider, ProviderError};
@@ -35,11 +38,26 @@ struct Answer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum What {
-    Customer { reference: String },
-    Method { customer: String, card: CardFacts },
-    Detached { token: String },
-    Charge { customer: String, receipt: ChargeReceipt },
-    Refund { charge: String, amount: Money },
+    Customer {
+        reference: String,
+    },
+    Method {
+        customer: String,
+        card: CardFacts,
+    },
+    Detached {
+        token: String,
+    },
+    Charge {
+        customer: String,
+        receipt: ChargeReceipt,
+    },
+    Refund {
+        charge: String,
+        amount: Money,
+        #[serde(default)]
+        reference: String,
+    },
     Refused(Error),
 }
 
@@ -96,6 +114,13 @@ impl Journal {
             });
             return Ok(PaymentReceipt::Found(found));
         }
+        if let PaymentRequest::FindRefund { reference, .. } = &request {
+            let answer = self.references.get(reference).and_then(|key| self.answers.get(key));
+            let found = answer.filter(|answer| matches!(answer.what, What::Refund { .. }));
+            let receipt =
+                |answer: &Answer| RefundReceipt { id: answer.refund_id(), progress: RefundProgress::Succeeded };
+            return Ok(PaymentReceipt::FoundRefund(found.map(receipt)));
+        }
         if let Some(answer) = self.answers.get(key) {
             return answer.clone().receipt();
         }
@@ -109,7 +134,12 @@ impl Journal {
 }
 
 impl Answer {
+    fn refund_id(&self) -> String {
+        format!("re_{}", self.id)
+    }
+
     fn receipt(self) -> Result<PaymentReceipt, ProviderError> {
+        let refund_id = self.refund_id();
         let id = self.id;
         match self.what {
             What::Customer { .. } => Ok(PaymentReceipt::Customer { id: format!("cus_{id}") }),
@@ -119,7 +149,7 @@ impl Answer {
                 ChargeStatus::Declined { code } => Err(ProviderError::Refused(declined(&code))),
                 _ => Ok(PaymentReceipt::Charge(receipt)),
             },
-            What::Refund { .. } => Ok(PaymentReceipt::Refund { id: format!("re_{id}") }),
+            What::Refund { .. } => Ok(PaymentReceipt::Refund { id: refund_id }),
             What::Refused(error) => Err(ProviderError::Refused(error)),
         }
     }
@@ -147,7 +177,8 @@ impl Journal {
                     self.charges.insert(receipt.id.clone(), (receipt.amount, 0));
                 }
             }
-            What::Refund { charge, amount } => {
+            What::Refund { charge, amount, reference } => {
+                self.references.insert(reference.clone(), answer.key.clone());
                 if let Some((_, returned)) = self.charges.get_mut(charge) {
                     *returned += amount.amount;
                 }
@@ -168,7 +199,7 @@ impl Journal {
             PaymentRequest::DetachMethod { token } => Ok(What::Detached { token }),
             PaymentRequest::Charge(charge) => self.charge(id, charge),
             PaymentRequest::Refund(refund) => self.refund(refund),
-            PaymentRequest::FindCharge { .. } => Err(Error::internal()),
+            PaymentRequest::FindCharge { .. } | PaymentRequest::FindRefund { .. } => Err(Error::internal()),
         }
     }
 
@@ -198,7 +229,8 @@ impl Journal {
         if refund.amount.currency != amount.currency || refund.amount.amount <= 0 || refund.amount.amount > left {
             return Err(Error::invalid("/amount", "more than what is left of the charge"));
         }
-        Ok(What::Refund { charge: refund.charge, amount: refund.amount })
+        let Refund { charge, amount, reference } = refund;
+        Ok(What::Refund { charge, amount, reference })
     }
 
     fn known_customer(&self, customer: &str) -> Result<(), Error> {
@@ -274,9 +306,10 @@ impl Provider for Sandbox {
         let (sandbox, key) = (self.clone(), key.to_owned());
         let reference = match codec::decode(request) {
             Ok(PaymentRequest::Charge(charge)) => Some(charge.reference),
+            Ok(PaymentRequest::Refund(refund)) => Some(refund.reference),
             _ => None,
         };
-        // As a processor's search does: a charge is found by its reference under whatever key it was made.
+        // As a processor's search does: what moved money is found by its reference under whatever key it was made.
         let found = move || {
             sandbox.turn(|journal, _| {
                 let charged = reference.and_then(|reference| journal.references.get(&reference).cloned());

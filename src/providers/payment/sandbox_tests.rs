@@ -108,5 +108,10 @@ async fn refunds_never_exceed_the_charge() {
     assert!(ask(&sandbox, "r1", &refund(1500)).await.is_ok(), "the same key gives the same answer");
     assert!(matches!(ask(&sandbox, "r2", &refund(500)).await, Err(ProviderError::Refused(_))));
     assert!(ask(&sandbox, "r3", &refund(499)).await.is_ok());
+    for (reference, there) in [("re", true), ("inv_1/1", false), ("no", false)] {
+        let find = PaymentRequest::FindRefund { charge: receipt.id.clone(), reference: reference.into() };
+        let Ok(PaymentReceipt::FoundRefund(found)) = ask(&sandbox, "-", &find).await else { panic!("known") };
+        assert_eq!(found.is_some(), there, "{reference}");
+    }
     assert_eq!(sandbox.reconcile("never", &[]).await.expect("known"), None);
 }

@@ -6,13 +6,18 @@
 //! refused; sent and no usable answer, or 5xx → unknown. Source: <https://docs.stripe.com/api/idempotent_requests>,
 //! <https://docs.stripe.com/error-low-level>. Deliberately absent: retries, which are the outbox's.
 
+mod amounts;
+mod refunds;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::Deserialize;
 
-use super::{CardFacts, Charge, ChargeReceipt, ChargeStatus, PaymentReceipt, PaymentRequest, Refund, declined};
-use crate::kernel::{Currency, Error, ErrorCode, Money, ProviderKind, Secret, codec};
+pub use self::amounts::can_charge;
+use self::amounts::{from_stripe, to_stripe};
+use super::{CardFacts, Charge, ChargeReceipt, ChargeStatus, PaymentReceipt, PaymentRequest, RefundReceipt, declined};
+use crate::kernel::{Currency, Error, ErrorCode, ProviderKind, Secret, codec};
 use crate::providers::{Provider, ProviderError};
 
 /// Where and how to reach the API.
@@ -85,7 +90,7 @@ impl Stripe {
 
     async fn charge(&self, key: &str, charge: Charge) -> Result<PaymentReceipt, ProviderError> {
         let mut form = vec![
-            ("amount", charge.amount.amount.to_string()),
+            ("amount", to_stripe(charge.amount).map_err(ProviderError::Refused)?.to_string()),
             ("currency", charge.amount.currency.code().to_ascii_lowercase()),
             ("customer", charge.customer),
             ("payment_method", charge.token),
@@ -103,14 +108,6 @@ impl Stripe {
             ChargeStatus::Declined { code } => Err(ProviderError::Refused(declined(&code))),
             _ => Ok(PaymentReceipt::Charge(receipt)),
         }
-    }
-
-    async fn refund(&self, key: &str, refund: Refund) -> Result<PaymentReceipt, ProviderError> {
-        let of = if refund.charge.starts_with("ch_") { "charge" } else { "payment_intent" };
-        let amount = refund.amount.amount.to_string();
-        let form = [(of, refund.charge), ("amount", amount), ("metadata[reference]", refund.reference)];
-        let made: Identified = self.post(key, "/v1/refunds", &form).await?;
-        Ok(PaymentReceipt::Refund { id: made.id })
     }
 
     async fn attach(&self, key: &str, customer: String, token: &str) -> Result<PaymentReceipt, ProviderError> {
@@ -178,7 +175,7 @@ impl Provider for Stripe {
     }
 
     fn can_find(&self, request: &[u8]) -> bool {
-        matches!(codec::decode(request), Ok(PaymentRequest::Charge(_)))
+        matches!(codec::decode(request), Ok(PaymentRequest::Charge(_) | PaymentRequest::Refund(_)))
     }
 
     async fn execute(&self, key: &str, request: &[u8], _attempt: u32) -> Result<Vec<u8>, ProviderError> {
@@ -203,20 +200,30 @@ impl Provider for Stripe {
             PaymentRequest::FindCharge { customer, reference } => {
                 PaymentReceipt::Found(self.find(&customer, &reference).await?)
             }
+            PaymentRequest::FindRefund { charge, reference } => {
+                PaymentReceipt::FoundRefund(self.find_refund(&charge, &reference).await?)
+            }
         };
         codec::encode(&receipt).map_err(|error| ProviderError::Unknown(error.to_string()))
     }
 
     async fn reconcile(&self, _key: &str, request: &[u8]) -> Result<Option<Vec<u8>>, ProviderError> {
         let request = codec::decode(request).map_err(|error| ProviderError::Unknown(error.to_string()))?;
-        let PaymentRequest::Charge(charge) = request else {
-            return Err(ProviderError::Unknown("only charges can be looked up".into()));
+        let found = match request {
+            PaymentRequest::Charge(charge) => {
+                let found = self.find(&charge.customer, &charge.reference).await?;
+                found.map(|receipt| match &receipt.status {
+                    ChargeStatus::Declined { code } => Err(declined(code)),
+                    _ => Ok(PaymentReceipt::Charge(receipt)),
+                })
+            }
+            PaymentRequest::Refund(refund) => {
+                self.find_refund(&refund.charge, &refund.reference).await?.map(RefundReceipt::answer)
+            }
+            _ => return Err(ProviderError::Unknown("only charges and refunds can be looked up".into())),
         };
-        let Some(found) = self.find(&charge.customer, &charge.reference).await? else { return Ok(None) };
-        if let ChargeStatus::Declined { code } = &found.status {
-            return Err(ProviderError::Refused(declined(code)));
-        }
-        let bytes = codec::encode(&PaymentReceipt::Charge(found));
+        let Some(receipt) = found.transpose().map_err(ProviderError::Refused)? else { return Ok(None) };
+        let bytes = codec::encode(&receipt);
         bytes.map(Some).map_err(|error| ProviderError::Unknown(error.to_string()))
     }
 }
@@ -284,7 +291,7 @@ impl Intent {
             }
             other => return Err(format!("PaymentIntent {} has status {other}", self.id)),
         };
-        let amount = Money::new(self.amount, currency);
+        let amount = from_stripe(self.amount, currency)?;
         Ok(ChargeReceipt { id: self.id, reference: self.metadata.reference.unwrap_or_default(), amount, status })
     }
 }

@@ -4,6 +4,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::kernel::Money;
+use crate::providers::payment::{Refund, RefundProgress, RefundReceipt};
 
 /// Answers one connection after another with the given responses and keeps what it was asked.
 async fn server(answers: Vec<Option<(u16, &'static str)>>) -> (String, Arc<Mutex<Vec<String>>>) {
@@ -119,6 +121,76 @@ async fn a_lost_answer_is_found_by_its_reference() {
     assert!(stripe.reconcile("k", &charge()).await.expect("known").is_some());
     assert!(stripe.reconcile("k", &charge()).await.expect("known").is_none());
     assert!(asked.lock().expect("not poisoned")[1].contains("starting_after=pi_0"));
+}
+
+fn refund() -> Refund {
+    Refund { charge: "pi_1".into(), amount: Money::new(900, Currency::USD), reference: "inv_1/cn_1".into() }
+}
+
+#[tokio::test]
+async fn a_refund_is_what_its_status_says_and_not_that_it_was_taken() {
+    let answers = [
+        r#"{"id":"re_1","status":"succeeded"}"#,
+        r#"{"id":"re_1","status":"pending"}"#,
+        r#"{"id":"re_1","status":"requires_action"}"#,
+        r#"{"id":"re_1","status":"failed","failure_reason":"expired_or_canceled_card"}"#,
+        r#"{"id":"re_1","status":"canceled"}"#,
+        r#"{"id":"re_1"}"#,
+    ];
+    let (base, _) = server(answers.map(|answer| Some((200, answer))).to_vec()).await;
+    let stripe = stripe(base);
+    let request = codec::encode(&PaymentRequest::Refund(refund())).expect("encodes");
+    let mut said = Vec::new();
+    for _ in answers {
+        said.push(match stripe.execute("k", &request, 1).await {
+            Ok(bytes) => match codec::decode(&bytes).expect("decodes") {
+                PaymentReceipt::Refund { .. } => "back",
+                PaymentReceipt::RefundPending { .. } => "pending",
+                other => panic!("{other:?}"),
+            },
+            Err(ProviderError::Refused(_)) => "not back",
+            Err(ProviderError::Unknown(_)) => "unknown",
+            Err(ProviderError::Retry(_)) => "retry",
+        });
+    }
+    assert_eq!(said, ["back", "pending", "pending", "not back", "not back", "unknown"]);
+}
+
+#[tokio::test]
+async fn a_refund_is_found_by_its_reference_and_the_one_that_got_furthest_counts() {
+    let other =
+        r#"{"data":[{"id":"re_0","status":"succeeded","metadata":{"reference":"inv_1/cn_0"}}],"has_more":true}"#;
+    let ours = r#"{"data":[{"id":"re_1","status":"failed","metadata":{"reference":"inv_1/cn_1"}},
+        {"id":"re_2","status":"succeeded","metadata":{"reference":"inv_1/cn_1"}},
+        {"id":"re_3","status":"failed","metadata":{"reference":"inv_1/cn_1"}}]}"#;
+    let nothing = r#"{"data":[{"id":"re_0","status":"succeeded","metadata":null}]}"#;
+    let (base, asked) = server(vec![
+        Some((200, other)),
+        Some((200, ours)),
+        Some((200, nothing)),
+        Some((500, "")),
+        Some((200, ours)),
+        Some((200, nothing)),
+    ])
+    .await;
+    let stripe = stripe(base);
+    let find = PaymentRequest::FindRefund { charge: "pi_1".into(), reference: "inv_1/cn_1".into() };
+    let find = codec::encode(&find).expect("encodes");
+    let mut found: Vec<PaymentReceipt> = Vec::new();
+    for _ in 0..2 {
+        let receipt = stripe.execute("k", &find, 1).await.expect("known");
+        found.push(codec::decode(&receipt).expect("decodes"));
+    }
+    let receipt = RefundReceipt { id: "re_2".into(), progress: RefundProgress::Succeeded };
+    assert_eq!(found, [PaymentReceipt::FoundRefund(Some(receipt)), PaymentReceipt::FoundRefund(None)]);
+    assert!(matches!(stripe.execute("k", &find, 1).await, Err(ProviderError::Unknown(_))));
+    let request = codec::encode(&PaymentRequest::Refund(refund())).expect("encodes");
+    assert!(stripe.can_find(&request));
+    assert!(stripe.reconcile("k", &request).await.expect("known").is_some());
+    assert!(stripe.reconcile("k", &request).await.expect("known").is_none());
+    let asked = asked.lock().expect("not poisoned");
+    assert!(asked[0].starts_with("GET /v1/refunds?payment_intent=pi_1&limit=100 "), "{}", asked[0]);
+    assert!(asked[1].contains("starting_after=re_0"), "{}", asked[1]);
 }
 
 #[test]

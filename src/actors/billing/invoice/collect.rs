@@ -5,11 +5,16 @@ use super::state::{Body, Invoice, MOST_ATTEMPTS};
 use super::{CANCELED, NO_PAYMENT_METHOD, parse_reference, reference};
 use crate::actors::billing::dunning::Schedule;
 use crate::actors::billing::wallet::{self, Payable, Wallet};
-use crate::kernel::{Context, Decision, Effect, Error, Outcome, ProviderKind, codec};
+use crate::kernel::{Context, Decision, Effect, Error, Outcome, ProviderKind, Timestamp, codec};
 use crate::providers::payment::{Charge, ChargeReceipt, ChargeStatus, PaymentReceipt, PaymentRequest, decline_code};
 
 const LOOK_UP_SOON_SECONDS: i64 = 600;
 const LOOK_UP_LATER_SECONDS: i64 = 3600;
+/// A challenge is looked at less and less often, down to daily.
+const LOOK_UP_RARELY_SECONDS: i64 = 86_400;
+const CHALLENGE_WATCHED_DAYS: i64 = 30;
+/// The most attempts looked up at once.
+const MOST_LOOK_UPS: usize = 8;
 /// How long whoever pays by hand has at least to answer a challenge before the schedule goes on.
 const CHALLENGE_HOLDS_SECONDS: i64 = 3600;
 
@@ -193,16 +198,19 @@ impl Body {
         client_secret: Option<String>,
         context: &Context,
     ) -> Decision<Invoice> {
-        if matches!(attempt.status, AttemptStatus::Pending { .. }) {
-            return decision;
-        }
         let challenged = client_secret.is_some();
-        let decision = decision.event(Event::ChargePending { attempt: attempt.number, charge_id, client_secret });
-        if self.void_requested {
-            return self.voided(decision, context);
+        if matches!(attempt.status, AttemptStatus::Pending { .. }) {
+            // Looked up before it is voided: nobody has answered the challenge.
+            return if self.void_requested && challenged { self.voided(decision, context) } else { decision };
         }
+        let decision = decision.event(Event::ChargePending { attempt: attempt.number, charge_id, client_secret });
+        let look = context.now.plus_seconds(LOOK_UP_LATER_SECONDS);
+        if self.void_requested {
+            return self.voided(decision, context).timer("reconcile", look);
+        }
+        let decision = decision.timer("reconcile", look);
         if !challenged {
-            return decision.timer("reconcile", context.now.plus_seconds(LOOK_UP_LATER_SECONDS));
+            return decision;
         }
         // The payer is not there: the same as a decline, but the challenge may still be answered.
         match (&self.draft.mode, self.state, self.next_attempt) {
@@ -218,19 +226,51 @@ impl Body {
     }
 
     pub(super) fn reconcile(&self, context: &Context) -> Decision<Invoice> {
-        let decision = Decision::reply(Reply::Done);
-        let waits = |attempt: &&Attempt| {
-            matches!(attempt.status, AttemptStatus::Unknown | AttemptStatus::Pending { client_secret: None })
-        };
-        let Some(attempt) = self.attempts.iter().rev().find(waits) else { return decision };
-        let find = PaymentRequest::FindCharge {
-            customer: attempt.customer.clone().unwrap_or_default(),
-            reference: reference(context.id.key(), attempt.number),
-        };
-        let tag = format!("find:{}", attempt.number);
-        decision
-            .effect(Effect::call(ProviderKind::Payment, &find, &tag))
-            .timer("reconcile", context.now.plus_seconds(LOOK_UP_LATER_SECONDS))
+        self.look_up(Decision::reply(Reply::Done), context)
+    }
+
+    /// Asks the processor what became of the attempts that may still be paid, and does so again while there are any.
+    pub(super) fn look_up(&self, mut decision: Decision<Invoice>, context: &Context) -> Decision<Invoice> {
+        let open = || self.attempts.iter().rev().filter(|attempt| may_be_paid(attempt, context.now));
+        if open().next().is_none() {
+            return decision;
+        }
+        for attempt in open().take(MOST_LOOK_UPS) {
+            let find = PaymentRequest::FindCharge {
+                customer: attempt.customer.clone().unwrap_or_default(),
+                reference: reference(context.id.key(), attempt.number),
+            };
+            let tag = format!("find:{}", attempt.number);
+            decision = decision.effect(Effect::call(ProviderKind::Payment, &find, &tag));
+        }
+        self.watch(decision, None, context)
+    }
+
+    /// Sets the timer of the next look-up, or clears it where nothing but the attempt `settled` would be looked up.
+    pub(super) fn watch(
+        &self,
+        decision: Decision<Invoice>,
+        settled: Option<u32>,
+        context: &Context,
+    ) -> Decision<Invoice> {
+        let open = self.attempts.iter().filter(|attempt| may_be_paid(attempt, context.now));
+        let open = open.filter(|attempt| Some(attempt.number) != settled);
+        let pause = open.map(|attempt| match attempt.status {
+            AttemptStatus::Pending { client_secret: Some(_) } => {
+                let age = context.now.millis_since(attempt.at) / 1000;
+                age.clamp(LOOK_UP_LATER_SECONDS, LOOK_UP_RARELY_SECONDS)
+            }
+            _ => LOOK_UP_LATER_SECONDS,
+        });
+        match pause.min() {
+            Some(seconds) => decision.timer("reconcile", context.now.plus_seconds(seconds)),
+            None => decision.clear_timer("reconcile"),
+        }
+    }
+
+    /// Whether somebody may still answer a challenge.
+    pub(super) fn is_challenged(&self) -> bool {
+        self.attempts.iter().any(|attempt| matches!(attempt.status, AttemptStatus::Pending { client_secret: Some(_) }))
     }
 
     pub(super) fn set_status(&mut self, number: u32, status: AttemptStatus) {
@@ -269,6 +309,19 @@ impl Body {
             }
             _ => {}
         }
+    }
+}
+
+/// Whether the processor knows something of an attempt that we do not. Whoever was challenged may answer at any time, by
+/// what the processor says; after a month only its own report tells of it.
+fn may_be_paid(attempt: &Attempt, now: Timestamp) -> bool {
+    match attempt.status {
+        AttemptStatus::Unknown | AttemptStatus::Pending { client_secret: None } => true,
+        AttemptStatus::Pending { client_secret: Some(_) } => attempt.at.plus_days(CHALLENGE_WATCHED_DAYS) > now,
+        AttemptStatus::Resolving
+        | AttemptStatus::Charging
+        | AttemptStatus::Failed { .. }
+        | AttemptStatus::Succeeded => false,
     }
 }
 

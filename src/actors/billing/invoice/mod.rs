@@ -13,8 +13,10 @@
 //!    and sends the receipt, both as effects of that one batch;
 //! 5. an unknown outcome stays `Unknown`: nothing is charged again until a look-up by our reference
 //!    (`<invoice id>/<attempt>`) says what happened. A webhook may settle it earlier; it names the same reference;
-//! 6. should a payment succeed for an invoice that is paid or void already (a 3-D Secure challenge answered late), it
-//!    is given back by a refund of its own.
+//! 6. should a payment succeed for an invoice that is paid or void already (a 3-D Secure challenge answered late), or
+//!    whose subscription is over, it is given back by a refund of its own (`returns.rs`), which is not given up: looked
+//!    up, and asked for again, until the money is back. A challenged attempt is looked up like an unknown one, before
+//!    the invoice is voided and for a while after, as its payer may answer whenever they like.
 //!
 //! Not sealed under the person's key: an invoice holds amounts, a plan's name and opaque ids, and the law and the
 //! ledger need it after the person is gone; erasing the person makes the user id point to nobody (see ADR 0030).
@@ -23,13 +25,14 @@
 mod collect;
 mod protocol;
 mod refund;
+mod returns;
 mod settle;
 mod state;
 #[cfg(test)]
 mod tests;
 
 pub use protocol::{
-    Attempt, AttemptStatus, Command, Draft, Event, Mode, Reason, RefundState, RefundStatus, Reply, State, View,
+    Attempt, AttemptStatus, Command, Draft, Event, Mode, Reason, RefundState, RefundStatus, Reply, Return, State, View,
 };
 pub use state::{Invoice, MOST_ATTEMPTS, MOST_REFUNDS};
 

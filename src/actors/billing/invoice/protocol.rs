@@ -92,6 +92,20 @@ pub enum Command {
     ChooseMethod {
         method_id: String,
     },
+    /// The subscription is over: as [`Command::Void`], and nothing that is paid from now on is kept.
+    Withdraw,
+    /// The timer: looks up refunds that are not known to have ended.
+    FindRefunds,
+    ReturnSettled {
+        charge_id: String,
+        result: Result<String, RefundFault>,
+    },
+    /// The timer: looks up payments that should be back and are not known to be.
+    FindReturns,
+    ReturnFound {
+        charge_id: String,
+        result: Result<String, RefundFault>,
+    },
 }
 
 /// What is known of a charge.
@@ -108,8 +122,11 @@ pub enum ChargeOutcome {
 /// Why there is no refund.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RefundFault {
+    /// Certainly not given back.
     Refused(Error),
     Unknown(String),
+    /// The processor has taken it, but it is not done.
+    Pending,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,6 +209,26 @@ pub enum Event {
     MethodChosen {
         method_id: String,
     },
+    /// The subscription ended while it was open.
+    Withdrawn,
+    RefundProcessing {
+        id: String,
+    },
+    /// Follows [`Event::DuplicateReturned`]: how much goes back, under which reference.
+    ReturnPlanned {
+        charge_id: String,
+        reference: String,
+        amount: i64,
+        at: Timestamp,
+    },
+    /// The processor was asked once more.
+    ReturnSent {
+        charge_id: String,
+    },
+    ReturnChanged {
+        charge_id: String,
+        status: RefundStatus,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -245,11 +282,14 @@ pub struct Attempt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RefundStatus {
+    /// The processor is being asked.
     Pending,
     Succeeded,
     Failed,
-    /// Whether it was refunded is not known; an operator finds out at the processor.
+    /// Whether it was refunded is not known; it is looked up until it is.
     Unknown,
+    /// The processor has taken it and takes its time.
+    Processing,
 }
 
 /// Money given back; a credit note once it has a number.
@@ -260,6 +300,18 @@ pub struct RefundState {
     pub amount: i64,
     pub reason: String,
     pub at: Timestamp,
+    pub status: RefundStatus,
+}
+
+/// A payment that nothing is owed for, on its way back. Never given up while it may be there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Return {
+    pub charge_id: String,
+    pub reference: String,
+    pub amount: i64,
+    pub at: Timestamp,
+    /// How often the processor was asked.
+    pub tries: u32,
     pub status: RefundStatus,
 }
 
@@ -276,6 +328,7 @@ pub struct View {
     pub next_attempt_at: Option<Timestamp>,
     pub attempts: Vec<Attempt>,
     pub refunds: Vec<RefundState>,
+    pub returns: Vec<Return>,
     pub version: u64,
 }
 

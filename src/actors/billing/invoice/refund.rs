@@ -5,16 +5,25 @@ use super::protocol::{Event, RefundFault, RefundState, RefundStatus, Reply, Stat
 use super::state::{Body, Invoice, MOST_REFUNDS, ask_number};
 use crate::actors::billing::ledger::{self, Account, Movement};
 use crate::actors::billing::numbering;
-use crate::kernel::{Context, Decision, Effect, Error, Money, Outcome, ProviderKind, codec};
-use crate::providers::payment::{PaymentReceipt, PaymentRequest, Refund};
+use crate::kernel::{Context, Decision, Effect, Error, Money, Outcome, ProviderKind, Timestamp, codec};
+use crate::providers::payment::{PaymentReceipt, PaymentRequest, Refund, RefundProgress, not_refunded};
 
 const ASK_AGAIN_SECONDS: i64 = 60;
+const LOOK_UP_FIRST_SECONDS: i64 = 600;
+const LOOK_UP_LAST_SECONDS: i64 = 86_400;
+
+/// When money that was to go back at `since` is looked up next: after ten minutes, then ever less often, down to daily.
+pub(super) fn next_look(since: Timestamp, now: Timestamp) -> Timestamp {
+    let age = now.millis_since(since) / 1000;
+    now.plus_seconds(age.clamp(LOOK_UP_FIRST_SECONDS, LOOK_UP_LAST_SECONDS))
+}
 
 /// What is known after a refund was called: the processor's id of it.
 pub(super) fn refund_of(outcome: Outcome) -> Result<String, RefundFault> {
     match outcome {
         Outcome::Done(bytes) => match codec::decode(&bytes) {
             Ok(PaymentReceipt::Refund { id }) => Ok(id),
+            Ok(PaymentReceipt::RefundPending { .. }) => Err(RefundFault::Pending),
             _ => Err(RefundFault::Unknown("the receipt is unreadable".to_owned())),
         },
         // Given up after many attempts: one of them may have been the one whose answer was lost.
@@ -22,6 +31,26 @@ pub(super) fn refund_of(outcome: Outcome) -> Result<String, RefundFault> {
         Outcome::Refused(error) => Err(RefundFault::Refused(error)),
         Outcome::Unknown(detail) => Err(RefundFault::Unknown(detail)),
     }
+}
+
+/// What is known after a refund was looked up.
+pub(super) fn found_of(outcome: Outcome) -> Result<String, RefundFault> {
+    let unknown = |detail: &str| RefundFault::Unknown(detail.to_owned());
+    let Outcome::Done(bytes) = outcome else { return Err(unknown("it cannot be looked up")) };
+    match codec::decode(&bytes) {
+        Ok(PaymentReceipt::FoundRefund(Some(found))) => match found.progress {
+            RefundProgress::Succeeded => Ok(found.id),
+            RefundProgress::Pending => Err(RefundFault::Pending),
+            RefundProgress::Failed { code } => Err(RefundFault::Refused(not_refunded(&code))),
+        },
+        Ok(PaymentReceipt::FoundRefund(None)) => Err(RefundFault::Refused(not_refunded("never asked for"))),
+        _ => Err(unknown("the receipt is unreadable")),
+    }
+}
+
+/// Whether it is to be looked up: it is not known to have ended, and nobody is asking for it.
+pub(super) fn is_open(status: RefundStatus) -> bool {
+    matches!(status, RefundStatus::Unknown | RefundStatus::Processing)
 }
 
 impl Body {
@@ -86,13 +115,22 @@ impl Body {
         context: &Context,
     ) -> Decision<Invoice> {
         let decision = Decision::reply(Reply::Done);
-        let pending = |refund: &&RefundState| refund.id == id && refund.status == RefundStatus::Pending;
+        let pending = |refund: &&RefundState| {
+            refund.id == id && (refund.status == RefundStatus::Pending || is_open(refund.status))
+        };
         let Some(refund) = self.refunds.iter().find(pending) else { return decision };
         let invoice_id = context.id.key();
+        let look = next_look(refund.at, context.now);
         let provider_id = match result {
             Ok(provider_id) => provider_id,
+            Err(RefundFault::Pending) if refund.status == RefundStatus::Processing => return decision,
+            Err(RefundFault::Pending) => {
+                return decision.timer("refunds", look).event(Event::RefundProcessing { id });
+            }
+            Err(RefundFault::Unknown(_)) if is_open(refund.status) => return decision,
             Err(RefundFault::Unknown(_)) => {
                 return decision
+                    .timer("refunds", look)
                     .audit(context, "invoice.refunded", invoice_id, "unknown")
                     .event(Event::RefundFailed { id, unknown: true });
             }
@@ -109,6 +147,19 @@ impl Body {
             .effect(ask_number(&self.credit_series(), &id, &format!("credit:{id}")))
             .audit(context, "invoice.refunded", invoice_id, "ok")
             .event(Event::RefundSucceeded { id, provider_id, at: context.now })
+    }
+
+    pub(super) fn find_refunds(&self, context: &Context) -> Decision<Invoice> {
+        let mut decision = Decision::reply(Reply::Done);
+        let Some(charge) = &self.charge_id else { return decision };
+        for refund in self.refunds.iter().filter(|refund| is_open(refund.status)) {
+            let reference = format!("{}/{}", context.id.key(), refund.id);
+            let find = PaymentRequest::FindRefund { charge: charge.clone(), reference };
+            decision = decision
+                .effect(Effect::call(ProviderKind::Payment, &find, &format!("found_refund:{}", refund.id)))
+                .timer("refunds", next_look(refund.at, context.now));
+        }
+        decision
     }
 
     pub(super) fn refund_numbered(

@@ -1,13 +1,13 @@
 //! What follows when an attempt is settled: paid, tried again, given up, voided, or given back.
 
 use super::protocol::{Attempt, AttemptStatus, Event, Mode, Reason, Reply, State};
-use super::state::{Body, Invoice, MOST_ATTEMPTS};
+use super::state::{Body, Invoice};
 use super::{CANCELED, NO_PAYMENT_METHOD};
 use crate::actors::billing::ledger::{self, Account, Movement};
 use crate::actors::billing::notices;
 use crate::actors::billing::subscription::{self, Subscription};
-use crate::kernel::{Context, Decision, Effect, ProviderKind};
-use crate::providers::payment::{ChargeReceipt, PaymentRequest, Refund};
+use crate::kernel::{Context, Decision, Effect};
+use crate::providers::payment::ChargeReceipt;
 
 impl Body {
     pub(super) fn succeeded(
@@ -18,7 +18,7 @@ impl Body {
         context: &Context,
     ) -> Decision<Invoice> {
         // A change whose payment took too long is made all the same; of what has ended, the money goes back.
-        let unwanted = self.void_requested && self.draft.reason != Reason::Change;
+        let unwanted = self.withdrawn || (self.void_requested && self.draft.reason != Reason::Change);
         if matches!(self.state, State::Open | State::Uncollectible) && !unwanted {
             return self.paid(decision, context, number, receipt.id);
         }
@@ -30,21 +30,7 @@ impl Body {
             }),
             _ => decision,
         };
-        let ours = self.charge_id.as_ref() == Some(&receipt.id);
-        if ours || self.returned.contains(&receipt.id) || self.returned.len() >= MOST_ATTEMPTS {
-            return decision;
-        }
-        let back = Refund {
-            charge: receipt.id.clone(),
-            amount: receipt.amount,
-            reference: format!("{}/return", receipt.reference),
-        };
-        let entries = [(Account::Cash, receipt.amount.amount), (Account::Cash, -receipt.amount.amount)];
-        let (id, currency) = (context.id.key(), receipt.amount.currency);
-        ledger::post(decision, context, Movement::DuplicateReceived, id, currency, &entries)
-            .effect(Effect::call(ProviderKind::Payment, &PaymentRequest::Refund(back), ""))
-            .audit(context, "invoice.duplicate_returned", id, "ok")
-            .event(Event::DuplicateReturned { charge_id: receipt.id })
+        self.give_back(decision, receipt, context)
     }
 
     pub(super) fn paid(
@@ -63,9 +49,9 @@ impl Body {
         let entries = [(Account::Cash, total.amount), (from, -total.amount)];
         let mut decision = ledger::post(decision, context, movement, id, total.currency, &entries)
             .clear_timer("retry")
-            .clear_timer("reconcile")
             .effect(self.tell(subscription::Command::InvoicePaid { invoice_id: id.to_owned() }))
             .audit(context, "invoice.paid", id, "ok");
+        decision = self.watch(decision, Some(attempt), context);
         if total.amount > 0 {
             decision = decision.effect(notices::receipt(context, self.about(context)));
         }
@@ -79,8 +65,8 @@ impl Body {
         code: &str,
         context: &Context,
     ) -> Decision<Invoice> {
-        let decision = decision
-            .clear_timer("reconcile")
+        let decision = self
+            .watch(decision, Some(attempt.number), context)
             .audit(context, "invoice.payment_failed", context.id.key(), "failed")
             .event(Event::AttemptFailed { attempt: attempt.number, code: code.to_owned(), at: context.now });
         if self.void_requested {
@@ -145,11 +131,32 @@ impl Body {
     }
 
     pub(super) fn void(&self, context: &Context) -> Decision<Invoice> {
+        self.voided_when_known(Decision::reply(Reply::Done), context)
+    }
+
+    /// The subscription is over.
+    pub(super) fn withdraw(&self, context: &Context) -> Decision<Invoice> {
         let decision = Decision::reply(Reply::Done);
+        match self.state {
+            State::Draft | State::Open if self.withdrawn => decision,
+            State::Draft | State::Open => self.voided_when_known(decision.event(Event::Withdrawn), context),
+            // It ended before it heard of the payment: the change never took effect.
+            State::Paid if self.draft.reason == Reason::Change => {
+                let reason = "the subscription ended before the change took effect".to_owned();
+                let refund = self.refund(None, reason, context);
+                refund.map_or(decision, |refund| Decision { reply: Reply::Done, ..refund })
+            }
+            State::Paid | State::Void | State::Uncollectible => decision,
+        }
+    }
+
+    /// Voids what certainly was not paid. What may have been is found out first.
+    fn voided_when_known(&self, decision: Decision<Invoice>, context: &Context) -> Decision<Invoice> {
         match self.state {
             State::Paid | State::Void | State::Uncollectible => decision,
             _ if self.void_requested => decision,
             _ if self.is_under_way() => decision.event(Event::VoidRequested),
+            _ if self.is_challenged() => self.look_up(decision.event(Event::VoidRequested), context),
             _ => self.voided(decision, context),
         }
     }
@@ -160,9 +167,8 @@ impl Body {
             State::Draft => decision,
             _ => self.book(decision, context, Movement::InvoiceVoided, -1),
         };
-        decision
+        self.watch(decision, None, context)
             .clear_timer("retry")
-            .clear_timer("reconcile")
             .effect(self.tell(subscription::Command::InvoiceVoided { invoice_id: id.to_owned() }))
             .audit(context, "invoice.voided", id, "ok")
             .event(Event::Voided { at: context.now })

@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::protocol::{Attempt, AttemptStatus, Command, Draft, Event, RefundState, RefundStatus, Reply, State, View};
-use super::{INDEX, collect};
+use super::protocol::{
+    Attempt, AttemptStatus, Command, Draft, Event, RefundState, RefundStatus, Reply, Return, State, View,
+};
+use super::{INDEX, collect, refund};
 use crate::actors::billing::ledger::{self, Account, Movement};
 use crate::actors::billing::notices::About;
 use crate::actors::billing::numbering::{self, Numbering};
@@ -41,10 +43,14 @@ pub(super) struct Body {
     pub returned: Vec<String>,
     pub refunds: Vec<RefundState>,
     pub version: u64,
+    /// The subscription ended while it was open.
+    pub withdrawn: bool,
+    pub returns: Vec<Return>,
 }
 
 impl Entity for Invoice {
     const KIND: &'static str = "invoice";
+    const STATE_VERSION: u16 = 2;
 
     type Command = Command;
     type Event = Event;
@@ -69,10 +75,15 @@ impl Entity for Invoice {
             Command::Reconcile => Ok(body.reconcile(context)),
             Command::Report { receipt } => Ok(body.reported(receipt, context)),
             Command::Void => Ok(body.void(context)),
+            Command::Withdraw => Ok(body.withdraw(context)),
             Command::Refund { amount, reason } => body.refund(amount, reason, context),
             Command::RefundSettled { id, result } => Ok(body.refund_settled(id, result, context)),
             Command::RefundNumbered { id, result } => Ok(body.refund_numbered(id, result, context)),
             Command::AskRefundNumbers => Ok(body.ask_refund_numbers()),
+            Command::FindRefunds => Ok(body.find_refunds(context)),
+            Command::ReturnSettled { charge_id, result } => Ok(body.return_settled(&charge_id, result, context)),
+            Command::FindReturns => Ok(body.find_returns(context)),
+            Command::ReturnFound { charge_id, result } => Ok(body.return_found(&charge_id, result, context)),
             Command::ChooseMethod { method_id } => Ok(body.choose_method(method_id)),
             Command::GetInvoice => {
                 let view = body.owned_by(context)?.view(context.id.key());
@@ -98,6 +109,8 @@ impl Entity for Invoice {
             "retry" => Some(Command::Retry),
             "reconcile" => Some(Command::Reconcile),
             "refund_numbers" => Some(Command::AskRefundNumbers),
+            "refunds" => Some(Command::FindRefunds),
+            "returns" => Some(Command::FindReturns),
             _ => None,
         }
     }
@@ -111,10 +124,25 @@ impl Entity for Invoice {
             }
             "charge" => Some(Command::Charged { attempt: rest.parse().ok()?, outcome: collect::charge_of(outcome) }),
             "find" => Some(Command::Charged { attempt: rest.parse().ok()?, outcome: collect::found_of(outcome) }),
-            "refund" => Some(Command::RefundSettled { id: rest.to_owned(), result: super::refund::refund_of(outcome) }),
+            "refund" => Some(Command::RefundSettled { id: rest.to_owned(), result: refund::refund_of(outcome) }),
+            "found_refund" => Some(Command::RefundSettled { id: rest.to_owned(), result: refund::found_of(outcome) }),
+            "return" => Some(Command::ReturnSettled { charge_id: rest.to_owned(), result: refund::refund_of(outcome) }),
+            "found_return" => {
+                Some(Command::ReturnFound { charge_id: rest.to_owned(), result: refund::found_of(outcome) })
+            }
             "credit" => Some(Command::RefundNumbered { id: rest.to_owned(), result: assigned(outcome) }),
             _ => None,
         }
+    }
+
+    /// Version 2 knows whether the subscription ended, and which payments go back.
+    fn upgrade(version: u16, mut state: Vec<u8>) -> Option<Vec<u8>> {
+        match (version, state.first()?) {
+            (1, 0) => {}
+            (1, _) => state.extend(codec::encode(&(false, Vec::<Return>::new())).ok()?),
+            _ => return None,
+        }
+        Some(state)
     }
 }
 
@@ -150,6 +178,8 @@ impl Body {
             returned: Vec::new(),
             refunds: Vec::new(),
             version: 1,
+            withdrawn: false,
+            returns: Vec::new(),
         }
     }
 
@@ -185,6 +215,7 @@ impl Body {
             next_attempt_at: self.next_attempt,
             attempts: self.attempts.clone(),
             refunds: self.refunds.clone(),
+            returns: self.returns.clone(),
             version: self.version,
         }
     }
@@ -253,6 +284,7 @@ impl Body {
                 self.failures = *failures;
             }
             Event::VoidRequested => self.void_requested = true,
+            Event::Withdrawn => self.withdrawn = true,
             Event::Voided { .. } => {
                 self.state = State::Void;
                 self.next_attempt = None;
@@ -271,6 +303,7 @@ impl Body {
                 status: RefundStatus::Pending,
             }),
             Event::RefundSucceeded { id, .. } => self.set_refund(id, RefundStatus::Succeeded),
+            Event::RefundProcessing { id } => self.set_refund(id, RefundStatus::Processing),
             Event::RefundFailed { id, unknown: true } => self.set_refund(id, RefundStatus::Unknown),
             Event::RefundFailed { id, unknown: false } => self.set_refund(id, RefundStatus::Failed),
             Event::RefundNumbered { id, number } => {
@@ -279,6 +312,9 @@ impl Body {
                 }
             }
             Event::MethodChosen { method_id } => self.draft.method_id = Some(method_id.clone()),
+            Event::ReturnPlanned { .. } | Event::ReturnSent { .. } | Event::ReturnChanged { .. } => {
+                self.apply_return(event);
+            }
             attempt => self.apply_attempt(attempt),
         }
     }

@@ -1,3 +1,5 @@
+mod back;
+
 use super::protocol::{ChargeOutcome, RefundFault};
 use super::*;
 use crate::actors::billing::calendar::Period;

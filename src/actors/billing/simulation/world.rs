@@ -9,7 +9,10 @@ use super::super::subscription::Subscription;
 use super::super::wallet::Wallet;
 use crate::actors::notifications::delivery;
 use crate::kernel::{Change, Context, Decision, Effect, Entity, EntityId, Error, Origin, Outcome, Timestamp, codec};
-use crate::providers::payment::{CardFacts, ChargeReceipt, ChargeStatus, PaymentReceipt, PaymentRequest, declined};
+use crate::providers::payment::{
+    CardFacts, ChargeReceipt, ChargeStatus, PaymentReceipt, PaymentRequest, RefundProgress, RefundReceipt, declined,
+    not_refunded,
+};
 
 /// A small generator (SplitMix64), so that a seed replays.
 pub(super) struct Dice(u64);
@@ -88,12 +91,19 @@ pub(super) struct Processor {
     pub(super) charges: BTreeMap<String, ChargeReceipt>,
     pub(super) taken: BTreeMap<String, i64>,
     pub(super) given_back: i64,
+    /// Reference of a refund that was made → its key.
+    refunds: BTreeMap<String, String>,
 }
 
 impl Processor {
     fn call(&mut self, key: &str, request: PaymentRequest, dice: &mut Dice) -> Outcome {
         if let PaymentRequest::FindCharge { reference, .. } = &request {
             return done(&PaymentReceipt::Found(self.charges.get(reference).cloned()));
+        }
+        if let PaymentRequest::FindRefund { reference, .. } = &request {
+            let found = self.refunds.get(reference);
+            let receipt = |id: &String| RefundReceipt { id: id.clone(), progress: RefundProgress::Succeeded };
+            return done(&PaymentReceipt::FoundRefund(found.map(receipt)));
         }
         if let Some(answer) = self.answers.get(key) {
             return answer.clone();
@@ -115,10 +125,19 @@ impl Processor {
             })),
             PaymentRequest::DetachMethod { .. } => done(&PaymentReceipt::Detached),
             PaymentRequest::Refund(refund) => {
+                let lost = dice.one_in(4);
+                if dice.one_in(4) {
+                    let refused = Outcome::Refused(not_refunded("no"));
+                    return if lost { Outcome::Unknown("lost".into()) } else { refused };
+                }
+                assert!(self.refunds.insert(refund.reference, key.to_owned()).is_none(), "given back twice");
                 self.given_back += refund.amount.amount;
-                done(&PaymentReceipt::Refund { id: key.to_owned() })
+                let receipt = PaymentReceipt::Refund { id: key.to_owned() };
+                if lost { Outcome::Unknown("lost".into()) } else { done(&receipt) }
             }
-            PaymentRequest::FindCharge { .. } => Outcome::Unknown("asked elsewhere".into()),
+            PaymentRequest::FindCharge { .. } | PaymentRequest::FindRefund { .. } => {
+                Outcome::Unknown("asked elsewhere".into())
+            }
             PaymentRequest::Charge(charge) => {
                 let lucky = if charge.token == "pm_bad" { dice.one_in(4) } else { !dice.one_in(6) };
                 let lost = dice.one_in(8);

@@ -148,7 +148,7 @@ impl Body {
         Ok(self.replied(decision, context))
     }
 
-    /// The end: timers go, an unsettled invoice is voided, the wallet forgets it, its holder hears of it.
+    /// The end: timers go, an unsettled invoice is withdrawn, the wallet forgets it, its holder hears of it.
     pub(super) fn ended(
         &self,
         decision: Decision<Subscription>,
@@ -165,7 +165,8 @@ impl Body {
             .effect(Effect::tell::<Wallet>(wallet::id(&self.user_id), &ended, ""))
             .audit(context, "subscription.canceled", id, "ok");
         if let Some(settling) = &self.settling {
-            decision = decision.effect(void(&settling.invoice_id));
+            let withdraw = invoice::Command::Withdraw;
+            decision = decision.effect(Effect::tell::<Invoice>(invoice::id(&settling.invoice_id), &withdraw, ""));
         }
         // Whoever scheduled the end was told then.
         if self.cancel_at.is_none() {

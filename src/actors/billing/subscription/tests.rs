@@ -289,8 +289,8 @@ fn cancelling_ends_now_or_at_the_end_of_the_period() {
 
     let (mut subscription, invoice_id) = past_due(Exhausted::Cancel);
     let ended = subscription.when(Command::Cancel { at: CancelAt::Now }).expect("ended");
-    let void = Effect::tell::<invoice::Invoice>(invoice::id(&invoice_id), &invoice::Command::Void, "");
-    assert!(ended.effects.contains(&void), "the unpaid invoice is voided");
+    let withdraw = Effect::tell::<invoice::Invoice>(invoice::id(&invoice_id), &invoice::Command::Withdraw, "");
+    assert!(ended.effects.contains(&withdraw), "the unpaid invoice is withdrawn");
 }
 
 #[test]

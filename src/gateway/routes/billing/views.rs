@@ -332,6 +332,23 @@ pub struct InvoiceView {
     next_attempt_at: Option<Timestamp>,
     next_action: Option<NextActionView>,
     attempts: Vec<AttemptView>,
+    /// Payments that nothing was owed for (any more), on their way back or back.
+    returns: Vec<ReturnView>,
+}
+
+/// A payment that goes back.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ReturnView {
+    amount: i64,
+    status: RefundStatus,
+    #[schema(value_type = String, format = DateTime)]
+    received_at: Timestamp,
+}
+
+impl From<&invoice::Return> for ReturnView {
+    fn from(back: &invoice::Return) -> Self {
+        Self { amount: back.amount, status: back.status, received_at: back.at }
+    }
 }
 
 impl From<&invoice::View> for InvoiceView {
@@ -365,6 +382,7 @@ impl From<&invoice::View> for InvoiceView {
             next_attempt_at: view.next_attempt_at,
             next_action,
             attempts: view.attempts.iter().map(attempt).collect(),
+            returns: view.returns.iter().map(ReturnView::from).collect(),
         }
     }
 }
