@@ -19,6 +19,12 @@ impl Currency {
         self.0.exponent().unwrap_or(0)
     }
 
+    /// Whether people pay in it: neither a metal or a code for tests (XAU, XTS) nor a unit of account (CLF).
+    #[must_use]
+    pub fn is_money(self) -> bool {
+        !self.0.is_special() && !self.0.is_fund()
+    }
+
     #[must_use]
     pub fn code(self) -> &'static str {
         self.0.code()
@@ -145,6 +151,13 @@ mod tests {
         let yen: Currency = "JPY".parse().expect("a currency");
         let shown = [Money::new(1999, Currency::USD), Money::new(-5, Currency::EUR), Money::new(500, yen)];
         assert_eq!(shown.map(|m| m.to_string()), ["19.99 USD", "-0.05 EUR", "500 JPY"]);
+    }
+
+    #[test]
+    fn metals_test_codes_and_units_of_account_are_no_money() {
+        let is_money = |code: &str| code.parse::<Currency>().expect("a code").is_money();
+        assert!(["USD", "EUR", "JPY", "ISK", "XAF", "XOF", "XCD"].into_iter().all(is_money));
+        assert!(!["XAU", "XTS", "XSU", "XDR", "CLF", "BOV", "UYI"].into_iter().any(is_money));
     }
 
     #[test]

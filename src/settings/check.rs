@@ -274,6 +274,8 @@ fn billing(settings: &Settings, faults: &mut Vec<Fault>) {
             let at = |key: &str| format!("plans[{index}].prices[{number}].{key}");
             range(faults, &at("interval_count"), price.interval_count, 1..=36);
             range(faults, &at("unit_price.amount"), price.unit_price.amount, 0..=1_000_000_000_000);
+            let money = price.unit_price.currency.is_money();
+            expect(faults, money, &at("unit_price.currency"), "expected a currency that people pay in");
             let new = offers.insert((price.interval, price.interval_count, price.unit_price.currency));
             expect(faults, new, &at("interval"), "expected one price for each interval and currency");
         }
@@ -308,6 +310,9 @@ fn providers(settings: &Settings, faults: &mut Vec<Fault>) {
         let base = is_url(&payments.stripe.api_base, &["http", "https"]);
         expect(faults, base, "payments.stripe.api_base", "expected a URL");
         expect(faults, !secret_key.is_empty(), "payments.stripe.secret_key", "expected the account's secret key");
+        let webhook = !payments.stripe.webhook_secret.expose().is_empty();
+        let expected = "expected the signing secret of the webhook: a challenge that was answered is reported there";
+        expect(faults, webhook, "payments.stripe.webhook_secret", expected);
     }
     let live = settings.clock == ClockMode::Virtual && secret_key.starts_with("sk_live");
     expect(

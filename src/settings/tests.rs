@@ -114,6 +114,10 @@ fn a_wrong_file_is_refused_with_path_and_expectation() {
         ("[mail]\ntransport = \"pigeon\"\n", "mail.transport: unknown variant `pigeon`, expected `maildir` or `smtp`"),
         ("[sms]\ntransport = \"twilio\"\n", "sms.twilio.account_sid: expected the account's SID"),
         ("[payments]\nprocessor = \"stripe\"\n", "payments.stripe.secret_key: expected the account's secret key"),
+        (
+            "[payments]\nprocessor = \"stripe\"\nstripe.secret_key = \"sk_test_1\"\n",
+            "payments.stripe.webhook_secret: expected the signing secret of the webhook",
+        ),
         ("[billing]\ncurrency = \"usd\"\n", "billing.currency: expected an ISO 4217 currency code"),
         (
             "[billing.dunning]\nretry_after_days = [3, 1]\n",

@@ -6,7 +6,8 @@ use super::plans::{self, Audience, Catalogue, Price, Spec};
 use super::subscription::Terms;
 use crate::actors::runtime::Router;
 use crate::kernel::{Error, Origin};
-use crate::settings::{self, DunningEnd, Settings};
+use crate::providers::payment::stripe;
+use crate::settings::{self, DunningEnd, PaymentProcessor, Settings};
 
 /// The terms of a subscription that starts now.
 #[must_use]
@@ -59,12 +60,32 @@ fn spec(seed: &settings::PlanSeed) -> Spec {
     }
 }
 
+/// Whether the payment processor can charge every amount in the currencies of these prices.
+///
+/// # Errors
+/// A 422 at the first price of which it cannot.
+pub fn check_charged(settings: &Settings, prices: &[Price]) -> Result<(), Error> {
+    let refused = |price: &Price| match settings.payments.processor {
+        PaymentProcessor::Sandbox => false,
+        PaymentProcessor::Stripe => !stripe::can_charge(price.unit_price.currency),
+    };
+    match prices.iter().position(refused) {
+        Some(index) => {
+            let at = format!("/prices/{index}/unit_price/currency");
+            Err(Error::invalid(&at, "the payment processor cannot charge every amount in this currency"))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Adds the configured plans that the catalogue does not know yet. Safe to repeat: at every start, on every node.
 ///
 /// # Errors
 /// When the catalogue cannot be reached, or a configured plan is not valid.
 pub async fn seed_plans(router: &Router, settings: &Settings) -> Result<(), Error> {
-    let seed = plans::Command::Seed { plans: plan_specs(settings) };
+    let specs = plan_specs(settings);
+    specs.iter().try_for_each(|spec| check_charged(settings, &spec.prices))?;
+    let seed = plans::Command::Seed { plans: specs };
     router.ask::<Catalogue>(&plans::id(), seed, &Origin::system("seed:plans")).await?;
     Ok(())
 }
@@ -73,7 +94,23 @@ pub async fn seed_plans(router: &Router, settings: &Settings) -> Result<(), Erro
 mod tests {
     use super::*;
     use crate::actors::runtime::testing::Given;
+    use crate::kernel::Money;
     use crate::settings::Layers;
+
+    #[test]
+    fn stripe_is_given_no_price_that_it_cannot_charge() {
+        let mut settings = Settings::load(&Layers::default()).expect("the embedded configuration is valid");
+        let price = |code: &str| Price {
+            every: Recurrence { interval: Interval::Month, count: 1 },
+            unit_price: Money::new(1000, code.parse().expect("a currency")),
+        };
+        let [fine, others] = [["USD", "ISK", "JPY"], ["USD", "MGA", "KWD"]].map(|codes| codes.map(price));
+        assert!(check_charged(&settings, &others).is_ok(), "the sandbox charges anything");
+        settings.payments.processor = PaymentProcessor::Stripe;
+        assert!(check_charged(&settings, &fine).is_ok());
+        let refused = check_charged(&settings, &others).expect_err("refused");
+        assert_eq!(refused.errors[0].pointer, "/prices/1/unit_price/currency");
+    }
 
     #[test]
     fn the_embedded_configuration_makes_a_catalogue() {

@@ -156,6 +156,9 @@ fn check(spec: &Spec) -> Result<(), Error> {
         if !(0..=MOST_AMOUNT).contains(&price.unit_price.amount) {
             return Err(Error::invalid(&at("unit_price/amount"), format!("expected 0 to {MOST_AMOUNT}")));
         }
+        if !price.unit_price.currency.is_money() {
+            return Err(Error::invalid(&at("unit_price/currency"), "expected a currency that people pay in"));
+        }
         if !seen.insert((price.every, price.unit_price.currency)) {
             return Err(Error::invalid(&at("interval"), "there is a price for this interval and currency already"));
         }

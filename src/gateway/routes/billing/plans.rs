@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::views::{PlanView, PriceView, unexpected};
 use crate::actors::billing::plans::{self, Audience, Catalogue, Command, Patch, Plan, Reply as Answer, Spec};
+use crate::actors::billing::terms::check_charged;
 use crate::gateway::page::{List, PageQuery};
 use crate::gateway::{Access, Call, Endpoint, LimitClass, Reply};
 use crate::kernel::{Error, Origin, Principal};
@@ -124,7 +125,8 @@ async fn get_plan(call: Call<()>) -> Result<Reply, Error> {
 
 async fn create_plan(call: Call<CreatePlan>) -> Result<Reply, Error> {
     let CreatePlan { key, name, audience, tier, trial_days, prices, entitlements } = call.body;
-    let prices = prices.into_iter().map(Into::into).collect();
+    let prices: Vec<_> = prices.into_iter().map(Into::into).collect();
+    check_charged(&call.services.settings, &prices)?;
     let spec = Spec { key, name, audience, tier, trial_days, prices, entitlements };
     let answer = call.services.router.ask::<Catalogue>(&plans::id(), Command::CreatePlan(spec), &call.origin).await?;
     let Answer::Plan(plan) = answer else { return Err(unexpected()) };
@@ -134,7 +136,8 @@ async fn create_plan(call: Call<CreatePlan>) -> Result<Reply, Error> {
 async fn update_plan(call: Call<UpdatePlan>) -> Result<Reply, Error> {
     let (id, expected_version) = (call.param("id").to_owned(), call.expected_version()?);
     let UpdatePlan { name, tier, trial_days, prices, entitlements, active } = call.body;
-    let prices = prices.map(|prices| prices.into_iter().map(Into::into).collect());
+    let prices: Option<Vec<_>> = prices.map(|prices| prices.into_iter().map(Into::into).collect());
+    check_charged(&call.services.settings, prices.as_deref().unwrap_or_default())?;
     let patch = Patch { name, tier, trial_days, prices, entitlements, active };
     let command = Command::UpdatePlan { id, patch, expected_version };
     let answer = call.services.router.ask::<Catalogue>(&plans::id(), command, &call.origin).await?;
