@@ -106,7 +106,8 @@ mod tests {
 
     #[test]
     fn what_no_build_wrote_is_refused() {
-        for bad in ["", "2a", "ff7374617465ffff", "ff7374617465ffff03", "ff7374617465ffff0400", "ff7374617465ffff0000"] {
+        for bad in ["", "2a", "ff7374617465ffff", "ff7374617465ffff03", "ff7374617465ffff0400", "ff7374617465ffff0000"]
+        {
             assert!(decode::<Counter>(&hex::decode(bad).expect("hex")).is_err(), "{bad}");
         }
         let future = decode::<Counter>(&hex::decode("ff7374617465ffff0400").expect("hex"));

@@ -24,7 +24,9 @@ use super::message::{Answer, Durable, EntityMessage, Failure, Request, Standing,
 use super::proposal::{Asked, Stop, panic_text};
 use super::sealing::{Place, open};
 use super::shard::ShardParts;
-use crate::kernel::{Context, Decision, DedupeKey, Entity, EntityId, Error, ErrorCode, Timestamp, codec, fail_point, snapshot};
+use crate::kernel::{
+    Context, Decision, DedupeKey, Entity, EntityId, Error, ErrorCode, Timestamp, codec, fail_point, snapshot,
+};
 use crate::storage::seal::DataKey;
 
 /// What an entity actor starts with.

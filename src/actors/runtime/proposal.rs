@@ -16,7 +16,7 @@ use super::sealing::{Place, open, seal};
 use super::steady::wall_now;
 use crate::kernel::{
     Batch, Change, Context, Decision, DedupeKey, Effect, Entity, EntityId, Error, ErrorCode, Op, OpOutcome,
-    OutboxRecord, OutboxState, Target, Timestamp, codec, fail_point, snapshot,
+    OutboxRecord, OutboxState, Target, codec, fail_point, snapshot,
 };
 use crate::storage::seal::DataKey;
 

@@ -197,7 +197,9 @@ impl World {
                 let body = json!({ "key": "walk", "name": "Walk", "audience": "user", "prices": [price] });
                 Case::new(administrator, "/v1/plans", body, 201)
             }
-            "addPaymentMethod" => Case::new(owner, "/v1/payment-methods", json!({ "token": "pm_card_visa" }), 201),
+            "addPaymentMethod" => {
+                Case::new(owner, "/v1/payment-methods", json!({ "token": "pm_card_mastercard" }), 201)
+            }
             "makePaymentMethodDefault" => {
                 Case::new(owner, format!("/v1/payment-methods/{}/default", self.card), nothing, 200)
             }

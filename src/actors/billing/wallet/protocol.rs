@@ -87,6 +87,18 @@ pub struct Method {
     pub status: MethodStatus,
 }
 
+impl Method {
+    /// Whether it is (or is about to be) what this token of the processor stands for.
+    #[must_use]
+    pub fn is(&self, token: &str) -> bool {
+        match &self.status {
+            MethodStatus::Pending => self.token == token,
+            MethodStatus::Ready(card) => self.token == token || card.token == token,
+            MethodStatus::Failed(_) => false,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MethodStatus {
     Pending,

@@ -151,6 +151,14 @@ impl Wallet {
         if !is_method_token(&token) {
             return Err(Error::invalid("/token", "expected a token of the payment processor, such as pm_card_visa"));
         }
+        if let Some(known) = self.methods.iter().find(|method| method.is(&token)) {
+            let chosen = make_default && matches!(known.status, MethodStatus::Ready(_));
+            return if chosen {
+                self.set_default(known.id.clone(), context)
+            } else {
+                Ok(Decision::reply(self.shown(known)))
+            };
+        }
         let kept = self.methods.iter().filter(|method| !matches!(method.status, MethodStatus::Failed(_))).count();
         if kept >= MOST_METHODS {
             return Err(Error::conflict(format!(
@@ -205,6 +213,11 @@ impl Wallet {
         let decision = Decision::reply(Reply::Done);
         let pending = self.methods.iter().any(|method| method.id == id && method.status == MethodStatus::Pending);
         match (pending, result) {
+            // Another token of one that is kept: it is not kept twice, as removing one would detach both.
+            (true, Ok(card)) if self.methods.iter().any(|method| method.id != id && method.is(&card.token)) => {
+                let error = Error::conflict("This payment method is kept already.");
+                decision.audit(context, "payment_method.added", &id, "failed").event(Event::AttachFailed { id, error })
+            }
             (true, Ok(card)) => {
                 decision.audit(context, "payment_method.added", &id, "ok").event(Event::MethodAttached { id, card })
             }
@@ -228,10 +241,12 @@ impl Wallet {
 
     fn detach(&self, id: String, context: &Context) -> Result<Decision<Self>, Error> {
         let (_, card) = self.ready(&id).ok_or_else(|| Error::not_found("payment method"))?;
-        Ok(Decision::reply(Reply::Done)
-            .effect(detach_effect(card.token.clone()))
-            .audit(context, "payment_method.removed", &id, "ok")
-            .event(Event::MethodDetached { id }))
+        let mut decision = Decision::reply(Reply::Done);
+        // Wallets of before may keep one twice.
+        if !self.methods.iter().any(|method| method.id != id && method.is(&card.token)) {
+            decision = decision.effect(detach_effect(card.token.clone()));
+        }
+        Ok(decision.audit(context, "payment_method.removed", &id, "ok").event(Event::MethodDetached { id }))
     }
 
     fn close(&self, context: &Context) -> Decision<Self> {

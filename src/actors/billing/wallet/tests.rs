@@ -76,10 +76,10 @@ fn card_numbers_and_too_many_methods_are_refused() {
     let mut wallet = Given::<Wallet>::new("usr_1");
     let number = Command::AttachMethod { token: "4242424242424242".into(), make_default: false };
     assert_eq!(wallet.when(number).expect_err("refused").code, ErrorCode::Invalid);
-    for _ in 0..MOST_METHODS {
-        attach(&mut wallet, "pm_1", false);
+    for number in 0..MOST_METHODS {
+        attach(&mut wallet, &format!("pm_{number}"), false);
     }
-    let more = Command::AttachMethod { token: "pm_1".into(), make_default: false };
+    let more = Command::AttachMethod { token: "pm_more".into(), make_default: false };
     assert_eq!(wallet.when(more.clone()).expect_err("full").code, ErrorCode::Conflict);
     settle(&mut wallet, "customer", Outcome::Refused(declined("no")));
     assert!(wallet.when(more).is_ok(), "failed ones make room");
@@ -104,4 +104,28 @@ fn closing_ends_subscriptions_and_detaches_methods() {
     assert_eq!(wallet.when(Command::OpenSubscription).expect_err("closed").code, ErrorCode::Gone);
     let late = settle(&mut wallet, "attach:pm_late", done(&PaymentReceipt::Method(card("pm_late"))));
     assert_eq!(late.len(), 1, "a method attached too late is detached again");
+}
+
+#[test]
+fn a_token_that_is_known_is_the_method_it_was_and_is_detached_once() {
+    let mut wallet = Given::<Wallet>::new("usr_1");
+    let first = attach(&mut wallet, "pm_card_visa", false);
+    assert_eq!(attach(&mut wallet, "pm_card_visa", true), first, "also while it is being added");
+    settle(&mut wallet, "customer", done(&PaymentReceipt::Customer { id: "cus_1".into() }));
+    settle(&mut wallet, &format!("attach:{first}"), done(&PaymentReceipt::Method(card("pm_lasting"))));
+    let other = attach(&mut wallet, "pm_2", true);
+    settle(&mut wallet, &format!("attach:{other}"), done(&PaymentReceipt::Method(card("pm_2"))));
+    for token in ["pm_card_visa", "pm_lasting"] {
+        assert_eq!(attach(&mut wallet, token, false), first, "{token}");
+        assert_eq!(payable(&mut wallet, None).as_deref(), Some("pm_2"));
+    }
+    assert_eq!(attach(&mut wallet, "pm_card_visa", true), first);
+    assert_eq!(payable(&mut wallet, None).as_deref(), Some("pm_lasting"), "it was to be the default");
+    let alias = attach(&mut wallet, "tok_visa", false);
+    settle(&mut wallet, &format!("attach:{alias}"), done(&PaymentReceipt::Method(card("pm_lasting"))));
+    assert_eq!(payable(&mut wallet, Some(&alias)).as_deref(), Some("pm_lasting"), "not kept twice");
+    let gone = wallet.when(Command::DetachMethod { id: alias }).expect_err("was not added");
+    assert_eq!(gone.code, ErrorCode::NotFound);
+    assert_eq!(wallet.when(Command::DetachMethod { id: first.clone() }).expect("detached").effects.len(), 1);
+    assert_ne!(attach(&mut wallet, "pm_card_visa", false), first, "what was removed may come back");
 }
