@@ -58,6 +58,10 @@ fn bad_plans_are_refused_with_the_member_at_fault() {
     assert_eq!(refused(|s| s.name = " ".into()), "/name");
     assert_eq!(refused(|s| s.prices.clear()), "/prices");
     assert_eq!(refused(|s| s.prices[1].unit_price.amount = -1), "/prices/1/unit_price/amount");
+    assert_eq!(
+        refused(|s| s.prices[1].unit_price.currency = "XAU".parse().expect("a code")),
+        "/prices/1/unit_price/currency"
+    );
     assert_eq!(refused(|s| s.prices[1].every.count = 0), "/prices/1/interval_count");
     assert_eq!(refused(|s| s.prices[1] = s.prices[0]), "/prices/1/interval");
     assert_eq!(refused(|s| s.trial_days = 731), "/trial_days");

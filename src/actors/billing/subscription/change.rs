@@ -2,11 +2,12 @@
 
 use super::protocol::{ChangeRequest, Event, Pending, Place, Preview, Reply, State};
 use super::state::{Body, Subscription};
-use crate::actors::billing::calendar::Period;
+use crate::actors::billing::calendar::{Period, days_after};
 use crate::actors::billing::invoice::{self, Invoice, Mode, Reason};
 use crate::actors::billing::ledger::{self, Account, Movement};
 use crate::actors::billing::proration::check_quantity;
 use crate::actors::billing::quote::{Change, Offer, Quote, period_quote};
+use crate::actors::billing::wallet::{self, Wallet};
 use crate::kernel::{Context, Decision, Effect, Error, Timestamp};
 
 /// How long the instant of a preview may be used for the change itself, in seconds.
@@ -68,9 +69,7 @@ impl Body {
         }
         let tax = self.terms.tax_basis_points;
         if self.state == State::Trialing {
-            offer.priced(quantity).whole()?;
-            let quote = Quote::of(offer.unit_price.currency, Vec::new(), self.place.period, self.balance, tax)?;
-            return Ok(Priced { offer, quantity, place: self.place, quote, at });
+            return self.price_in_trial(offer, quantity, at);
         }
         let change =
             Change { old: (&self.offer, self.quantity), new: (&offer, quantity), period: self.place.period, at };
@@ -81,6 +80,50 @@ impl Body {
             Place { anchor: at, index: 1, period: change.next_period()?, since: at }
         };
         Ok(Priced { offer, quantity, place, quote, at })
+    }
+
+    /// A trial lasts no longer than that of the plan it is on: what is left of it goes on, or the first period begins.
+    fn price_in_trial(&self, offer: Offer, quantity: i64, at: Timestamp) -> Result<Priced, Error> {
+        let (Period { start, end }, tax) = (self.place.period, self.terms.tax_basis_points);
+        let end = end.min(days_after(start, offer.trial_days));
+        if end > at {
+            offer.priced(quantity).whole()?;
+            let period = Period { start, end };
+            let quote = Quote::of(offer.unit_price.currency, Vec::new(), period, self.balance, tax)?;
+            let place = Place { anchor: end, period, ..self.place };
+            return Ok(Priced { offer, quantity, place, quote, at });
+        }
+        let period = Period { start: at, end: offer.every.boundary(at, 1)? };
+        let quote = period_quote(&offer, quantity, period, self.balance, tax)?;
+        Ok(Priced { offer, quantity, place: Place { anchor: at, index: 1, period, since: at }, quote, at })
+    }
+
+    /// What follows when a change is made: the timers of its place, and the end of a trial that goes no further.
+    pub(super) fn changed(
+        &self,
+        decision: Decision<Subscription>,
+        pending: Pending,
+        balance: i64,
+        context: &Context,
+    ) -> Decision<Subscription> {
+        let Pending { offer, quantity, place } = pending;
+        let mut decision =
+            decision.timer("renew", place.period.end).audit(context, "subscription.changed", context.id.key(), "ok");
+        let trial_goes_on = self.state == State::Trialing && place.is_trial();
+        if trial_goes_on && place.period.end != self.place.period.end && self.terms.trial_notice_days > 0 {
+            let notice = place.period.end.plus_days(-i64::from(self.terms.trial_notice_days));
+            decision = decision.timer("trial_ending", notice.max(context.now));
+        }
+        if trial_goes_on && offer.plan_id != self.offer.plan_id {
+            let (plan_id, subscription_id) = (offer.plan_id.clone(), context.id.key().to_owned());
+            let take = wallet::Command::TakeTrial { plan_id, subscription_id };
+            decision = decision.effect(Effect::tell::<Wallet>(wallet::id(&self.user_id), &take, ""));
+        }
+        decision = decision.event(Event::Changed { offer, quantity, place, balance });
+        if self.state == State::Trialing && !trial_goes_on {
+            decision = decision.clear_timer("trial_ending").event(Event::Activated);
+        }
+        decision
     }
 
     pub(super) fn change(&self, request: ChangeRequest, context: &Context) -> Result<Decision<Subscription>, Error> {
@@ -106,11 +149,8 @@ impl Body {
         let Priced { offer, quantity, place, quote, .. } = priced;
         if !quote.needs_invoice() {
             let decision = self.credited(decision, &quote, context);
-            let balance = quote.balance_after;
-            let decision = decision
-                .timer("renew", place.period.end)
-                .audit(context, "subscription.changed", context.id.key(), "ok")
-                .event(Event::Changed { offer, quantity, place, balance });
+            let pending = Pending { offer, quantity, place };
+            let decision = self.changed(decision, pending, quote.balance_after, context);
             return Ok(self.replied(decision, context));
         }
         let mut invoiced = self.request();

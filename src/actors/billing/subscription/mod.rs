@@ -15,6 +15,9 @@
 //! gives something back takes effect at once and leaves credit, which the next invoices use up. Preview, change, start
 //! and renewal all price with [`super::quote`].
 //!
+//! A trial lasts as long as that of the plan it is on, counted from its start: a change to a plan with a shorter one
+//! shortens it, and where nothing is left of it the first period is paid before the change takes effect.
+//!
 //! Price and entitlements are those of the plan's version at the time of start or change. Not sealed, like invoices and
 //! for the same reason. Deliberately absent: refunds for unused time on cancellation (an operator refunds an invoice).
 

@@ -82,6 +82,14 @@ pub struct Place {
     pub since: Timestamp,
 }
 
+impl Place {
+    /// Whether it is the time before the first period.
+    #[must_use]
+    pub fn is_trial(&self) -> bool {
+        self.index == 0 && self.anchor == self.period.end
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     Started {

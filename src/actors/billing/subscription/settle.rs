@@ -22,13 +22,7 @@ impl Body {
                 .timer("renew", renew_at)
                 .audit(context, "subscription.activated", context.id.key(), "ok")
                 .event(Event::Activated),
-            (Reason::Change, Some(pending)) => {
-                let (offer, quantity, place) = (pending.offer.clone(), pending.quantity, pending.place);
-                decision
-                    .timer("renew", place.period.end)
-                    .audit(context, "subscription.changed", context.id.key(), "ok")
-                    .event(Event::Changed { offer, quantity, place, balance: self.balance })
-            }
+            (Reason::Change, Some(pending)) => self.changed(decision, pending.clone(), self.balance, context),
             (Reason::Renewal | Reason::Change, _) => {
                 let decision = decision.timer("renew", renew_at);
                 if self.state == State::PastDue { decision.event(Event::Activated) } else { decision }

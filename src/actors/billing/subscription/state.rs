@@ -231,6 +231,9 @@ impl Body {
                 self.settle_with(Some(settling.clone()));
             }
             Event::Changed { offer, quantity, place, balance } => {
+                if self.state == State::Trialing {
+                    self.trial_end = Some(if place.is_trial() { place.period.end } else { place.period.start });
+                }
                 (self.offer, self.quantity, self.place) = (offer.clone(), *quantity, *place);
                 (self.balance, self.pending) = (*balance, None);
                 if self.cancel_at.is_some() {

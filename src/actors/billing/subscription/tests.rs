@@ -1,3 +1,5 @@
+mod trial;
+
 use super::*;
 use crate::actors::billing::calendar::{Interval, Recurrence};
 use crate::actors::billing::dunning::{Exhausted, Schedule};

@@ -6,14 +6,16 @@
 //!
 //! The wallet also hands out the ids of the person's subscriptions (the reply is remembered under the request's
 //! idempotency key, so a repeated request starts the same subscription) and knows which of them still run, so that
-//! closing the account ends them. Bounded: [`MOST_METHODS`], [`MOST_SUBSCRIPTIONS`].
+//! closing the account ends them. It remembers which plans were tried and by which subscription, so that ending one
+//! subscription and starting another is no second trial. A method is known by the processor's token and kept once.
+//! Bounded: [`MOST_METHODS`], [`MOST_SUBSCRIPTIONS`].
 
 mod protocol;
 mod state;
 #[cfg(test)]
 mod tests;
 
-pub use protocol::{Command, Event, Method, MethodStatus, Payable, Reply};
+pub use protocol::{Command, Event, Method, MethodStatus, Payable, Reply, Trial};
 pub use state::{MOST_METHODS, MOST_SUBSCRIPTIONS, Wallet};
 
 use crate::kernel::EntityId;

@@ -40,6 +40,12 @@ pub enum Command {
     },
     /// The account is closed: running subscriptions end, methods are detached, nothing can be added.
     Close,
+    /// A subscription is about to be on trial of a plan; whether it may be.
+    TakeTrial {
+        plan_id: String,
+        subscription_id: String,
+    },
+    ListTrials,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +61,7 @@ pub enum Event {
     DefaultChosen { id: String },
     MethodDetached { id: String },
     Closed,
+    TrialTaken { plan_id: String, subscription_id: String },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +82,16 @@ pub enum Reply {
     /// `None`: there is nothing to charge.
     Payable(Option<Payable>),
     Done,
+    /// Whether the subscription may be on trial.
+    Trial(bool),
+    Trials(Vec<Trial>),
+}
+
+/// A plan that was tried, and by which subscription.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    pub plan_id: String,
+    pub subscription_id: String,
 }
 
 /// A payment method, as far as it got.

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::protocol::{Command, Event, Method, MethodStatus, Payable, Reply};
+use super::protocol::{Command, Event, Method, MethodStatus, Payable, Reply, Trial};
+use crate::actors::billing::plans::MOST_PLANS;
 use crate::actors::billing::subscription::{self, CancelAt, Subscription};
 use crate::kernel::{
     Context, Decision, Effect, Entity, EntityId, Error, ErrorCode, Outcome, ProviderKind, Timestamp, codec,
@@ -13,6 +14,8 @@ use crate::providers::payment::{CardFacts, PaymentReceipt, PaymentRequest, is_me
 pub const MOST_METHODS: usize = 50;
 /// The most subscriptions of one person that have not ended.
 pub const MOST_SUBSCRIPTIONS: usize = 200;
+/// The most plans that one person tries: as many as there can be.
+const MOST_TRIALS: usize = MOST_PLANS;
 
 /// What one person pays with.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -23,10 +26,13 @@ pub struct Wallet {
     default: Option<String>,
     subscriptions: Vec<String>,
     closed: bool,
+    /// Each plan once, for good: a trial is not repeated by another subscription.
+    trials: Vec<Trial>,
 }
 
 impl Entity for Wallet {
     const KIND: &'static str = "wallet";
+    const STATE_VERSION: u16 = 2;
 
     type Command = Command;
     type Event = Event;
@@ -54,6 +60,8 @@ impl Entity for Wallet {
             Command::CustomerMade(result) => Ok(self.customer_made(result)),
             Command::MethodAttached { id, result } => Ok(self.method_attached(id, result, context)),
             Command::Close => Ok(self.close(context)),
+            Command::TakeTrial { plan_id, subscription_id } => Ok(self.take_trial(plan_id, subscription_id)),
+            Command::ListTrials => Ok(Decision::reply(Reply::Trials(self.trials.clone()))),
         }
     }
 
@@ -77,6 +85,10 @@ impl Entity for Wallet {
             Event::AttachFailed { id, error } => self.set_status(id, MethodStatus::Failed(error.clone())),
             Event::DefaultChosen { id } => self.default = Some(id.clone()),
             Event::MethodDetached { id } => self.detached(id),
+            Event::TrialTaken { plan_id, subscription_id } => {
+                let (plan_id, subscription_id) = (plan_id.clone(), subscription_id.clone());
+                self.trials.push(Trial { plan_id, subscription_id });
+            }
             Event::Closed => {
                 self.closed = true;
                 self.methods.clear();
@@ -99,6 +111,12 @@ impl Entity for Wallet {
             _ => Err(Error::internal()),
         });
         Some(Command::MethodAttached { id, result })
+    }
+
+    /// Version 2 knows which plans were tried.
+    fn upgrade(version: u16, mut state: Vec<u8>) -> Option<Vec<u8>> {
+        state.extend(codec::encode(&Vec::<Trial>::new()).ok()?);
+        (version == 1).then_some(state)
     }
 }
 
@@ -144,6 +162,14 @@ impl Wallet {
     fn subscription_ended(&self, id: String) -> Decision<Self> {
         let decision = Decision::reply(Reply::Done);
         if self.subscriptions.contains(&id) { decision.event(Event::SubscriptionEnded { id }) } else { decision }
+    }
+
+    fn take_trial(&self, plan_id: String, subscription_id: String) -> Decision<Self> {
+        match self.trials.iter().find(|trial| trial.plan_id == plan_id) {
+            Some(taken) => Decision::reply(Reply::Trial(taken.subscription_id == subscription_id)),
+            None if self.trials.len() >= MOST_TRIALS => Decision::reply(Reply::Trial(false)),
+            None => Decision::reply(Reply::Trial(true)).event(Event::TrialTaken { plan_id, subscription_id }),
+        }
     }
 
     fn attach(&self, token: String, make_default: bool, context: &Context) -> Result<Decision<Self>, Error> {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::actors::runtime::testing::Given;
-use crate::kernel::{Effect, Entity, ErrorCode, Outcome, codec};
+use crate::kernel::{Effect, Entity, ErrorCode, Outcome, codec, snapshot};
 use crate::providers::payment::{CardFacts, PaymentReceipt, declined};
 
 fn card(token: &str) -> CardFacts {
@@ -128,4 +128,40 @@ fn a_token_that_is_known_is_the_method_it_was_and_is_detached_once() {
     assert_eq!(gone.code, ErrorCode::NotFound);
     assert_eq!(wallet.when(Command::DetachMethod { id: first.clone() }).expect("detached").effects.len(), 1);
     assert_ne!(attach(&mut wallet, "pm_card_visa", false), first, "what was removed may come back");
+}
+
+fn may_try(wallet: &mut Given<Wallet>, plan_id: &str, subscription_id: &str) -> bool {
+    let take = Command::TakeTrial { plan_id: plan_id.into(), subscription_id: subscription_id.into() };
+    match wallet.when(take).expect("answered").reply {
+        Reply::Trial(may) => may,
+        other => panic!("expected an answer, got {other:?}"),
+    }
+}
+
+#[test]
+fn a_plan_is_tried_once_by_one_subscription() {
+    let mut wallet = Given::<Wallet>::new("usr_1");
+    assert!(may_try(&mut wallet, "pln_1", "sub_1") && may_try(&mut wallet, "pln_1", "sub_1"), "a repeat");
+    wallet.when(Command::SubscriptionEnded { id: "sub_1".into() }).expect("ended");
+    assert!(!may_try(&mut wallet, "pln_1", "sub_2"), "not again");
+    assert!(may_try(&mut wallet, "pln_2", "sub_2"), "another plan");
+    let Reply::Trials(trials) = wallet.when(Command::ListTrials).expect("listed").reply else { panic!("trials") };
+    assert_eq!(trials.len(), 2);
+}
+
+/// A wallet with a card and a subscription, as it was written before states had versions.
+const OLD: &str = "0105000000000000006375735f310101000000000000001d00000000000000706d5f30316b67397178673830653774727836\
+    6830346a6532666234720400000000000000706d5f3100c17e139c01000000010000000400000000000000706d5f31040000\
+    0000000000766973610400000000000000343234320cf207011d00000000000000706d5f30316b6739717867383065377472\
+    78366830346a65326662347201000000000000001e000000000000007375625f30316b67397178673830667767626770306a\
+    346774327662347200";
+
+#[test]
+fn a_wallet_of_the_first_version_is_read() {
+    let mut old = Given::<Wallet>::new("usr_1");
+    old.state = snapshot::decode(&hex::decode(OLD).expect("hex")).expect("it is read");
+    assert_eq!(payable(&mut old, None).as_deref(), Some("pm_1"));
+    let Reply::Subscriptions(ids) = old.when(Command::ListSubscriptions).expect("listed").reply else { panic!("ids") };
+    assert_eq!(ids.len(), 1);
+    assert!(may_try(&mut old, "pln_1", "sub_1"));
 }

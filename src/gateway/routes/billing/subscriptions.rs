@@ -18,7 +18,7 @@ use crate::actors::billing::wallet::{self, MethodStatus, Wallet};
 use crate::actors::runtime::{Page, Router, Scope};
 use crate::gateway::page::{List, OwnedQuery};
 use crate::gateway::{Call, Endpoint, IdempotencyRule, LimitClass, Reply};
-use crate::kernel::{Currency, Error, ErrorCode, Origin, Timestamp};
+use crate::kernel::{Currency, EntityId, Error, ErrorCode, Origin, Timestamp};
 use crate::providers::payment::declined;
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
@@ -137,7 +137,8 @@ struct CreateSubscription {
     interval_count: Option<u16>,
     #[schema(value_type = Option<String>, pattern = "^[A-Z]{3}$", format = "currency")]
     currency: Option<Currency>,
-    /// `false` starts without the plan's trial.
+    /// `false` starts without the plan's trial, `true` is refused when the caller has tried the plan before. When neither
+    /// is said, a plan that was tried is charged at once.
     trial: Option<bool>,
 }
 
@@ -241,18 +242,48 @@ pub(super) async fn known_method(
     }
 }
 
+/// The trials of a person by plan, and of which subscription they are.
+async fn trials(router: &Router, user_id: &str, origin: &Origin) -> Result<Vec<wallet::Trial>, Error> {
+    let list = wallet::Command::ListTrials;
+    match router.ask::<Wallet>(&wallet::id(user_id), list, &wait::reading(origin)).await? {
+        wallet::Reply::Trials(trials) => Ok(trials),
+        _ => Err(unexpected()),
+    }
+}
+
+fn tried_before() -> Error {
+    Error::invalid("/trial", "the plan was tried before")
+}
+
 async fn preview_new(call: Call<CreateSubscription>) -> Result<Reply, Error> {
-    let request = start_request(&call).await?;
+    let mut request = start_request(&call).await?;
+    if request.offer.trial_days > 0 {
+        let trials = trials(&call.services.router, &request.user_id, &call.origin).await?;
+        if trials.iter().any(|trial| trial.plan_id == request.offer.plan_id) {
+            if call.body.trial == Some(true) {
+                return Err(tried_before());
+            }
+            request.offer.trial_days = 0;
+        }
+    }
     let preview = subscription::preview_start(&request, call.services.clock.now())?;
     Ok(Reply::ok(&PreviewView::from(&preview)))
 }
 
 async fn create(call: Call<CreateSubscription>) -> Result<Reply, Error> {
-    let request = start_request(&call).await?;
+    let mut request = start_request(&call).await?;
     let router = &call.services.router;
     let wallet = wallet::id(&request.user_id);
     let opened = router.ask::<Wallet>(&wallet, wallet::Command::OpenSubscription, &call.origin).await?;
     let wallet::Reply::Opened { id } = opened else { return Err(unexpected()) };
+    if request.offer.trial_days > 0 && !take_trial(router, &wallet, &request.offer.plan_id, &id, &call.origin).await? {
+        if call.body.trial == Some(true) {
+            let ended = wallet::Command::SubscriptionEnded { id };
+            router.ask::<Wallet>(&wallet, ended, &wait::reading(&call.origin)).await?;
+            return Err(tried_before());
+        }
+        request.offer.trial_days = 0;
+    }
     let view = ask(router, &id, Command::Start(Box::new(request)), &call.origin).await?;
     let Some(settling) = view.settling.clone() else { return Ok(shown(201, &view)) };
     let view = settled(router, view, &settling.invoice_id, &call.origin).await?;
@@ -263,6 +294,22 @@ async fn create(call: Call<CreateSubscription>) -> Result<Reply, Error> {
         return Err(declined(&code));
     }
     Ok(shown(201, &view))
+}
+
+/// Whether the subscription may be on trial; a repeat is answered as the first time.
+async fn take_trial(
+    router: &Router,
+    wallet: &EntityId,
+    plan_id: &str,
+    subscription_id: &str,
+    origin: &Origin,
+) -> Result<bool, Error> {
+    let (plan_id, subscription_id) = (plan_id.to_owned(), subscription_id.to_owned());
+    let take = wallet::Command::TakeTrial { plan_id, subscription_id };
+    match router.ask::<Wallet>(wallet, take, &wait::reading(origin)).await? {
+        wallet::Reply::Trial(may) => Ok(may),
+        _ => Err(unexpected()),
+    }
 }
 
 /// The subscription once this invoice no longer holds it up, or waits for somebody outside.
@@ -340,7 +387,15 @@ async fn change_request(call: &Call<ChangeSubscription>, view: &View) -> Result<
         if other_plan {
             plans::check_audience(call, &plan)?;
         }
-        offer = Some(plan.offer(interval, interval_count, Some(view.offer.unit_price.currency), Some(like))?);
+        let mut other = plan.offer(interval, interval_count, Some(view.offer.unit_price.currency), Some(like))?;
+        if other_plan && view.state == State::Trialing {
+            let trials = trials(router, &view.user_id, origin).await?;
+            let elsewhere = |trial: &wallet::Trial| trial.plan_id == other.plan_id && trial.subscription_id != view.id;
+            if trials.iter().any(elsewhere) {
+                other.trial_days = 0;
+            }
+        }
+        offer = Some(other);
     }
     if let Some(method_id) = &payment_method_id {
         known_method(router, &view.user_id, method_id, origin).await?;

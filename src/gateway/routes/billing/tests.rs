@@ -306,3 +306,22 @@ async fn what_cannot_be_is_refused_with_the_member_at_fault() {
     let trial = stage.subscribe("pro").await;
     assert_eq!((trial.status, &trial.json()["state"]), (201, &json!("trialing")), "{}", trial.json());
 }
+
+#[tokio::test]
+async fn a_plan_is_tried_once() {
+    let mut stage = Stage::new().await;
+    stage.card("pm_card_visa").await;
+    let plan_id = stage.plan("pro").await;
+    let first = stage.subscribe("pro").await.json();
+    assert_eq!(first["state"], "trialing");
+    let preview = stage.post("/v1/subscriptions/preview", json!({ "plan_id": plan_id })).await.json();
+    assert_eq!(preview["total"], 1999, "another one costs: {preview}");
+    let ended = stage
+        .post(&format!("/v1/subscriptions/{}/cancel", first["id"].as_str().expect("an id")), json!({ "at": "now" }))
+        .await;
+    assert_eq!(ended.status, 200, "{}", ended.json());
+    let again = stage.post("/v1/subscriptions", json!({ "plan_id": plan_id, "trial": true })).await;
+    assert_eq!((again.status, &again.json()["errors"][0]["pointer"]), (422, &json!("/trial")), "{}", again.json());
+    let paid = stage.subscribe("pro").await;
+    assert_eq!((paid.status, &paid.json()["state"]), (201, &json!("active")), "{}", paid.json());
+}
