@@ -191,3 +191,65 @@ fn walk_number(
         report.fault(format!("{printed} was given to {document} but is borne by {invoice_id}"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::billing::calendar::Period;
+    use crate::actors::billing::invoice::{Command, Draft, Mode, Reason, Reply};
+    use crate::actors::billing::proration::{Line, LineKind};
+    use crate::actors::runtime::testing::Given;
+    use crate::kernel::{Change, Currency, Entity, Money, Outcome};
+    use crate::providers::payment::{ChargeReceipt, ChargeStatus, not_refunded};
+
+    #[test]
+    fn the_books_hold_while_a_second_payment_is_on_its_way_back() {
+        let mut invoice = Given::<Invoice>::new("inv_1");
+        let period = Period { start: invoice.context.now, end: invoice.context.now.plus_days(28) };
+        let line = Line { kind: LineKind::Period, description: "Pro".into(), quantity: 1, amount: 1999, period };
+        let draft = Draft {
+            user_id: "usr_1".into(),
+            subscription_id: "sub_1".into(),
+            plan_name: "Pro".into(),
+            reason: Reason::Start,
+            quote: Quote::of(Currency::USD, vec![line], period, 0, 0).expect("in range"),
+            series: "INV".into(),
+            mode: Mode::KeepOpen,
+            method_id: None,
+            off_session: false,
+        };
+        let paid = |id: &str| Command::Report {
+            receipt: ChargeReceipt {
+                id: id.into(),
+                reference: invoice::reference("inv_1", 1),
+                amount: Money::new(1999, Currency::USD),
+                status: ChargeStatus::Succeeded,
+            },
+        };
+        let nothing_back = Invoice::on_outcome("return:pi_2", Outcome::Refused(not_refunded("no")));
+        let (mut report, mut booked) = (LedgerReport::default(), BTreeMap::new());
+        for command in [
+            Command::Create(Box::new(draft)),
+            Command::Numbered(Ok(1)),
+            paid("pi_1"),
+            paid("pi_2"),
+            nothing_back.expect("somebody waits for it"),
+        ] {
+            for change in invoice.when(command).expect("taken").changes {
+                if let Change::Index { index, value: Some(value), .. } = change
+                    && index == ledger::INDEX
+                {
+                    book(&mut report, &mut booked, "txn", &Transaction::decode(&value).expect("decodes"));
+                }
+            }
+        }
+        let Reply::Invoice(view) = invoice.when(Command::GetInvoice).expect("there").reply else {
+            panic!("an invoice")
+        };
+        assert_eq!((view.state, booked["inv_1"].cash), (State::Paid, 2 * 1999));
+        check(&mut report, &view, booked["inv_1"]);
+        assert!(report.holds(), "{:?}", report.faults);
+        check(&mut report, &View { returns: Vec::new(), ..*view }, booked["inv_1"]);
+        assert!(!report.holds(), "money that nobody owes is found");
+    }
+}

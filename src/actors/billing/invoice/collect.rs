@@ -201,7 +201,8 @@ impl Body {
         let challenged = client_secret.is_some();
         if matches!(attempt.status, AttemptStatus::Pending { .. }) {
             // Looked up before it is voided: nobody has answered the challenge.
-            return if self.void_requested && challenged { self.voided(decision, context) } else { decision };
+            let void = self.void_requested && challenged && self.state == State::Open;
+            return if void { self.voided(decision, context) } else { decision };
         }
         let decision = decision.event(Event::ChargePending { attempt: attempt.number, charge_id, client_secret });
         let look = context.now.plus_seconds(LOOK_UP_LATER_SECONDS);

@@ -69,6 +69,9 @@ impl Body {
             .watch(decision, Some(attempt.number), context)
             .audit(context, "invoice.payment_failed", context.id.key(), "failed")
             .event(Event::AttemptFailed { attempt: attempt.number, code: code.to_owned(), at: context.now });
+        if matches!(self.state, State::Paid | State::Void) {
+            return decision;
+        }
         if self.void_requested {
             return self.voided(decision, context);
         }

@@ -98,6 +98,19 @@ pub(super) struct Processor {
 impl Processor {
     fn call(&mut self, key: &str, request: PaymentRequest, dice: &mut Dice) -> Outcome {
         if let PaymentRequest::FindCharge { reference, .. } = &request {
+            if let Some(charge) = self.charges.get_mut(reference)
+                && matches!(charge.status, ChargeStatus::RequiresAction { .. })
+                && dice.one_in(6)
+            {
+                // The payer had answered the challenge, or the processor gave up waiting.
+                charge.status = match dice.one_in(2) {
+                    true => ChargeStatus::Succeeded,
+                    false => ChargeStatus::Declined { code: "abandoned".into() },
+                };
+                if charge.status == ChargeStatus::Succeeded {
+                    self.taken.insert(charge.id.clone(), charge.amount.amount);
+                }
+            }
             return done(&PaymentReceipt::Found(self.charges.get(reference).cloned()));
         }
         if let PaymentRequest::FindRefund { reference, .. } = &request {
@@ -144,10 +157,16 @@ impl Processor {
                 if !lucky {
                     return if lost { Outcome::Unknown("lost".into()) } else { Outcome::Refused(declined("no")) };
                 }
-                let status = ChargeStatus::Succeeded;
+                let challenged = dice.one_in(8);
+                let status = match challenged {
+                    true => ChargeStatus::RequiresAction { client_secret: "secret".into() },
+                    false => ChargeStatus::Succeeded,
+                };
                 let receipt =
                     ChargeReceipt { id: key.into(), reference: charge.reference, amount: charge.amount, status };
-                self.taken.insert(key.to_owned(), charge.amount.amount);
+                if !challenged {
+                    self.taken.insert(key.to_owned(), charge.amount.amount);
+                }
                 self.charges.insert(receipt.reference.clone(), receipt.clone());
                 if lost { Outcome::Unknown("lost".into()) } else { done(&PaymentReceipt::Charge(receipt)) }
             }

@@ -204,6 +204,32 @@ fn a_challenged_charge_is_looked_up_before_it_is_voided_and_for_a_month() {
     assert!(matches!(call(&paid).0, PaymentRequest::Refund(_)), "answered in the end");
 }
 
+#[test]
+fn what_is_learnt_of_a_challenge_once_all_is_over_changes_nothing_but_the_attempt() {
+    let asked = ChargeStatus::RequiresAction { client_secret: "secret".into() };
+    let declined = ChargeStatus::Declined { code: "abandoned".into() };
+    for mode in [Mode::KeepOpen, Mode::VoidOnDecline, Mode::Dunning(Schedule::default())] {
+        let mut voided = charging(mode.clone());
+        challenge(&mut voided);
+        voided.when(Command::Withdraw).expect("the subscription ended");
+        let found = |status: &ChargeStatus| ChargeOutcome::Receipt(receipt(1, "pi_1", status.clone()));
+        charged(&mut voided, 1, found(&asked));
+        let mut paid = charging(mode);
+        challenge(&mut paid);
+        paid.when(Command::Pay { method_id: None }).expect("tried again");
+        paid.when(Command::MethodResolved { attempt: 2, result: payable() }).expect("resolved");
+        succeed(&mut paid, 2, "pi_2");
+        for (invoice, state) in [(&mut voided, State::Void), (&mut paid, State::Paid)] {
+            assert_eq!(view(invoice).state, state);
+            assert!(charged(invoice, 1, found(&asked)).is_query(), "{state:?}: as before");
+            let over = charged(invoice, 1, found(&declined));
+            assert_eq!((over.effects.len(), over.events.len()), (0, 1), "{state:?}");
+            assert_eq!(booked(&over, Account::Receivable), 0, "{state:?}: booked once");
+            assert_eq!(view(invoice).state, state);
+        }
+    }
+}
+
 /// A paid invoice with a duplicate, as it was written before states had versions.
 const OLD: &str = "0105000000000000007573725f3105000000000000007375625f31030000000000000050726f010000000300000000000000\
     555344010000000000000000000000030000000000000050726f0100000000000000cf0700000000000000c17e139c010000\
