@@ -8,6 +8,7 @@ use super::CliError;
 use super::admin::{Admin, AdminArgs, AdminError, block_on};
 use super::backup::{self, BackupArgs};
 use super::output::say;
+use super::recover::{self, RecoverArgs};
 use super::restore::{self, RestoreArgs};
 use super::table::{cell, render};
 
@@ -21,6 +22,7 @@ Examples:
   construct cluster backup /backups --backup-key-file backup.key
   construct cluster backups /backups --backup-key-file backup.key
   construct cluster restore /backups --backup-key-file backup.key --data-dir /var/lib/construct
+  construct cluster recover --from /old --accept-loss --data-dir /new    when the majority is lost for good
   construct cluster held                       after a restore: what may have been sent before
   construct cluster members --admin http://10.0.0.7:8081 --token-file /etc/construct/admin-token";
 
@@ -78,6 +80,8 @@ pub enum ClusterCommand {
     },
     /// Make a new cluster of one node from a backup, in an empty data directory
     Restore(Box<RestoreArgs>),
+    /// Make a new cluster of one node from what is left of one that lost its majority, in an empty data directory
+    Recover(Box<RecoverArgs>),
     /// Mails, texts and pushes that the cluster before a restore may have sent: they wait for you
     Held(AdminArgs),
     /// Let held effects happen
@@ -127,6 +131,7 @@ pub fn run(command: &ClusterCommand) -> Result<(), CliError> {
             }
             ClusterCommand::Backup { backup, full, admin } => backup::take(backup, *full, admin).await,
             ClusterCommand::Restore(args) => restore::run(args).await,
+            ClusterCommand::Recover(args) => recover::run(args).await,
             ClusterCommand::Held(admin) => restore::held(admin).await,
             ClusterCommand::Release { ids, admin } => restore::decide(admin, "release", ids).await,
             ClusterCommand::Drop { ids, admin } => restore::decide(admin, "drop", ids).await,

@@ -9,6 +9,7 @@ mod dev;
 mod ledger;
 mod output;
 mod print;
+mod recover;
 mod restore;
 mod serve;
 mod table;

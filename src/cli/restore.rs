@@ -42,7 +42,7 @@ pub struct RestoreArgs {
 /// Makes a new cluster of one node from a backup.
 pub async fn run(args: &RestoreArgs) -> Result<String, CliError> {
     let settings = Settings::load(&args.node.layers())?;
-    let until = until(args, &settings)?;
+    let until = until(args.until.as_deref(), &settings)?;
     let key = args.backup.key()?;
     let files: BTreeMap<String, PathBuf> = args.backup.files()?.into_iter().map(|path| (id_of(&path), path)).collect();
     let (archive, newer) = choose(args, &key)?;
@@ -69,9 +69,10 @@ mails wait for you (construct cluster held), payments are looked up first, sessi
     ))
 }
 
-fn until(args: &RestoreArgs, settings: &Settings) -> Result<Timestamp, CliError> {
+/// The time until which an old cluster may have acted.
+pub(super) fn until(text: Option<&str>, settings: &Settings) -> Result<Timestamp, CliError> {
     let now = wall_now();
-    let Some(text) = &args.until else { return Ok(now) };
+    let Some(text) = text else { return Ok(now) };
     let until: Timestamp = text.parse().with_context(|| format!("--until {text}"))?;
     if settings.clock == ClockMode::System && until > now {
         return Err(anyhow!("--until {text} has not come yet").into());
@@ -101,19 +102,28 @@ fn choose(args: &RestoreArgs, key: &Secret<String>) -> Result<(Archive, Vec<Arch
 
 fn erasures(args: &RestoreArgs, archive: &mut Archive, newer: Vec<Archive>) -> Result<BTreeSet<String>, CliError> {
     let mut ids = BTreeSet::new();
-    let mut add = |text: String| ids.extend(text.lines().map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned));
     let listed = |archive: &mut Archive| {
         let section = archive.manifest.erased.clone();
         archive.read(&section).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     };
-    add(listed(archive).context("who was erased")?);
+    ids.extend(lines(&listed(archive).context("who was erased")?));
     for mut archive in newer {
-        add(listed(&mut archive).context("who was erased, of a newer backup")?);
+        ids.extend(lines(&listed(&mut archive).context("who was erased, of a newer backup")?));
     }
-    for path in &args.erasures {
-        add(fs::read_to_string(path).with_context(|| path.display().to_string())?);
-    }
+    add_erasures(&mut ids, &args.erasures)?;
     Ok(ids)
+}
+
+/// Adds the ids that are in the files, a line each.
+pub(super) fn add_erasures(ids: &mut BTreeSet<String>, files: &[PathBuf]) -> Result<(), CliError> {
+    for path in files {
+        ids.extend(lines(&fs::read_to_string(path).with_context(|| path.display().to_string())?));
+    }
+    Ok(())
+}
+
+fn lines(text: &str) -> impl Iterator<Item = String> {
+    text.lines().map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned)
 }
 
 /// What waits for an operator.

@@ -9,5 +9,6 @@ pub mod link;
 pub mod operations;
 pub mod placement;
 pub mod raft;
+pub mod recovery;
 pub mod restore;
 pub mod secrets;

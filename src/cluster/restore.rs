@@ -107,7 +107,7 @@ pub async fn restore(data_dir: &DataDir, founder: &Founder, source: Source<'_>) 
 }
 
 /// An empty directory, or what is left of a restore that did not come to its end.
-fn clear(dir: &Path) -> Result<(), RestoreError> {
+pub(super) fn clear(dir: &Path) -> Result<(), RestoreError> {
     let unfinished = beginning::is_unfinished(dir);
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -173,7 +173,12 @@ fn copy_from(
     Ok(other.copy(&section, output)?)
 }
 
-async fn logs(dir: &Path, founder: &Founder, headers: &BTreeMap<ShardId, Header>) -> Result<(), RestoreError> {
+/// Begins the log of every shard behind its state.
+pub(super) async fn logs(
+    dir: &Path,
+    founder: &Founder,
+    headers: &BTreeMap<ShardId, Header>,
+) -> Result<(), RestoreError> {
     let (wal, _) = Wal::open(&dir.join("wal"), WalOptions::default())?;
     for (shard, header) in headers {
         let nothing = || io::Error::new(io::ErrorKind::InvalidData, format!("shard {shard} holds nothing"));

@@ -18,6 +18,21 @@ pub fn id() -> EntityId {
 pub enum Cause {
     /// Restored from this backup, taken then.
     Backup { id: String, taken_at: Timestamp },
+    /// The majority was lost; made of what these nodes had.
+    LostMajority { nodes: Vec<u64> },
+}
+
+impl Cause {
+    /// Action and target of the audit entry.
+    fn audited(&self) -> (&'static str, String) {
+        match self {
+            Self::Backup { id, .. } => ("cluster.restored", format!("backup:{id}")),
+            Self::LostMajority { nodes } => {
+                let nodes: Vec<_> = nodes.iter().map(u64::to_string).collect();
+                ("cluster.recovered", format!("nodes:{}", nodes.join(",")))
+            }
+        }
+    }
 }
 
 /// A new beginning.
@@ -62,10 +77,8 @@ impl Entity for Restoration {
         let known = self.beginning.as_ref().map(|known| known.aftermath.cluster);
         match command {
             Command::Begin(beginning) if known != Some(beginning.aftermath.cluster) => {
-                let Cause::Backup { id, .. } = &beginning.cause;
-                let target = format!("backup:{id}");
-                let decision =
-                    Decision::reply(Some(beginning.clone())).audit(context, "cluster.restored", &target, "ok");
+                let (action, target) = beginning.cause.audited();
+                let decision = Decision::reply(Some(beginning.clone())).audit(context, action, &target, "ok");
                 Ok(decision.event(Event::Begun(beginning)))
             }
             Command::Get | Command::Begin(_) => Ok(Decision::reply(self.beginning.clone())),
@@ -103,5 +116,8 @@ mod tests {
         let begun = given.when(Command::Begin(second.clone())).expect("begun");
         assert_eq!(begun.audit[0].target, "backup:c");
         assert_eq!(given.when(Command::Get).expect("answered").reply, Some(second));
+        let third = given.when(Command::Begin(beginning(3, Cause::LostMajority { nodes: vec![2, 5] }))).expect("begun");
+        let audited = (third.audit[0].action.as_str(), third.audit[0].target.as_str());
+        assert_eq!(audited, ("cluster.recovered", "nodes:2,5"));
     }
 }

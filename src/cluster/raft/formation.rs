@@ -95,26 +95,32 @@ pub fn form(data_dir: &Path, node: u64, shards: u16) -> Result<Formation, Format
     if !(1..=SHARDS_LIMIT).contains(&shards) {
         return Err(FormationError::Range { wanted: shards, limit: SHARDS_LIMIT });
     }
-    let stored = read(data_dir)?;
-    if let Some(Stored { shards: formed, .. }) = stored
-        && formed != shards
-    {
-        return Err(FormationError::Shards { formed, wanted: shards });
+    if let Some(stored) = read(data_dir)? {
+        if stored.shards != shards {
+            return Err(FormationError::Shards { formed: stored.shards, wanted: shards });
+        }
+        if stored.node != node {
+            return Err(FormationError::Node { formed: stored.node, wanted: node });
+        }
     }
-    if let Some(Stored { node: formed, .. }) = stored
-        && formed != node
-    {
-        return Err(FormationError::Node { formed, wanted: node });
-    }
-    if let Some(Stored { version: 2.., cluster, joined, .. }) = &stored {
-        let mut id = ClusterId::default();
-        hex::decode_to_slice(cluster, &mut id).map_err(|_| FormationError::Cluster)?;
-        return Ok(Formation { node, shards, cluster: id, founder: !joined });
+    if let Some(known) = formed(data_dir)? {
+        return Ok(known);
     }
     let cluster = crate::actors::runtime::entropy().first_chunk().copied().unwrap_or_default();
     let formation = Formation { node, shards, cluster, founder: true };
     adopt(data_dir, &formation)?;
     Ok(formation)
+}
+
+/// What a data directory belongs to; `None` when it belongs to nothing yet, or to a cluster of a build that none could join.
+///
+/// # Errors
+/// [`FormationError`] when it cannot be read.
+pub fn formed(data_dir: &Path) -> Result<Option<Formation>, FormationError> {
+    let Some(Stored { version: 2.., node, shards, cluster, joined, .. }) = read(data_dir)? else { return Ok(None) };
+    let mut id = ClusterId::default();
+    hex::decode_to_slice(&cluster, &mut id).map_err(|_| FormationError::Cluster)?;
+    Ok(Some(Formation { node, shards, cluster: id, founder: !joined }))
 }
 
 /// The number of data shards of the cluster that this directory joined; `None` when it founded one, or is new.

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::kernel::ShardId;
 use crate::storage::state::{ShardMachine, StateError, StateStore};
 use crate::storage::wal::Wal;
-pub use formation::{Formation, FormationError, SHARDS_LIMIT, adopt, form, is_formed, joined_shards};
+pub use formation::{Formation, FormationError, SHARDS_LIMIT, adopt, form, formed, is_formed, joined_shards};
 pub use group::ShardGroup;
 pub use network::Network;
 

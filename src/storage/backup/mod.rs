@@ -3,7 +3,7 @@
 //! What is sealed ([`seal`]) is sections one after another, then the [`Manifest`] as JSON, then its offset (8, little
 //! endian), so that a reader finds everything from the end. A shard that had not changed since an earlier backup has no
 //! section: `held_by` names the file that has it. Deliberately absent: how a backup is taken (`cluster::backup`) and what
-//! is done with it (`storage::restore`).
+//! is done with it (`cluster::restore`).
 
 mod seal;
 

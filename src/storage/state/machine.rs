@@ -122,6 +122,14 @@ impl ShardMachine {
         Ok(())
     }
 
+    /// The header of the newest snapshot.
+    ///
+    /// # Errors
+    /// [`StateError`] when the directory cannot be read.
+    pub fn newest(&self) -> Result<Option<Header>, StateError> {
+        Ok(self.snapshots.newest()?.map(|newest| newest.header))
+    }
+
     /// The turn to write a file of the shard; for [`ShardMachine::cut`].
     pub async fn turn(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.writing).lock_owned().await

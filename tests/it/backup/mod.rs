@@ -1,5 +1,6 @@
 //! Backups of running clusters, by the command line.
 
+mod recovering;
 mod restoring;
 mod taking;
 

@@ -18,12 +18,12 @@ const DAY: i64 = 86_400;
 const WITHIN: std::time::Duration = std::time::Duration::from_secs(90);
 
 /// Charges that the processor made.
-fn charges(outside: &Path) -> usize {
+pub(super) fn charges(outside: &Path) -> usize {
     let journal = std::fs::read_to_string(outside.join("sandbox-payments/journal.jsonl")).expect("a journal");
     journal.lines().filter(|line| line.contains("\"charge\":{\"customer\"")).count()
 }
 
-fn note(person: &Person, title: &str) -> Value {
+pub(super) fn note(person: &Person, title: &str) -> Value {
     json!({
         "to": { "user_id": person.id }, "category": "transactional", "channels": ["in_app"],
         "content": { "title": title, "body": "words" },
@@ -44,7 +44,7 @@ fn load(api: Client, person: Person, stop: Arc<AtomicBool>) -> (Arc<AtomicU32>, 
     (acknowledged, task)
 }
 
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(super) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let (mut poll, deadline) = (tokio::time::interval(std::time::Duration::from_millis(100)), Instant::now() + WITHIN);
     while !holds().await {
         poll.tick().await;
@@ -52,12 +52,12 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
-async fn held(node: &Node) -> Vec<Value> {
+pub(super) async fn held(node: &Node) -> Vec<Value> {
     let held = node.operator().get("/admin/v1/held-effects").await;
     held.expect(200)["items"].as_array().expect("a list").clone()
 }
 
-async fn verified(node: &Node, arguments: &[&str]) {
+pub(super) async fn verified(node: &Node, arguments: &[&str]) {
     let (admin, token) = (format!("http://{}", node.admin), text(&node.data().join("admin-token")));
     let all = [arguments, &["--admin", &admin, "--token-file", &token]].concat();
     let out = node.command(&all).output().await.expect("the binary runs");
@@ -71,7 +71,7 @@ fn numbers(invoices: &[Value]) -> Vec<String> {
     numbers
 }
 
-fn restored(outside: &Path) -> Node {
+pub(super) fn restored(outside: &Path) -> Node {
     Plan::sandbox()
         .set("node.sandbox_dir", outside.to_str().expect("a path"))
         .set("gateway.public_url", "http://127.0.0.1:1")
