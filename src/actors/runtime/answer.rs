@@ -1,11 +1,13 @@
 //! Answers questions about a shard that this node leads, whoever asks.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::audit;
 use super::log::{LogError, unreadable};
-use super::question::{Answer, HeldEffect, Question, encode_answer};
+use super::question::{Answer, Followed, HeldEffect, Question, encode_answer};
 use super::remote::{Refusal, RemoteHandler};
 use super::replica::Led;
 use super::router::{Entries, Page, Router};
@@ -19,6 +21,10 @@ const LOOK_AHEAD: usize = 4096;
 const HELD_SHOWN: usize = 256;
 /// Bytes of a backup read at once.
 const CUT_PIECE: usize = 256 << 10;
+/// Entries of a feed that are looked at at once, for another node.
+const NEWS_PAGE: usize = 256;
+/// How long another node waits for news before it hears that there are none.
+const NEWS_WITHIN: Duration = Duration::from_secs(5);
 
 impl Router {
     /// Answers on the shard that this node leads.
@@ -79,12 +85,35 @@ impl Router {
                 shard.barrier().await?;
                 Ok(Answer::Released(led.decide_held(*number, *release).await?))
             }
+            Question::Follow { after, kinds } => news(shard, *after, kinds).await,
             Question::ReadCut { id, offset } => {
                 let piece = shard.parts.log.read_cut(*id, *offset, CUT_PIECE).await;
                 Ok(Answer::Piece(
                     piece.map_err(|why| Error::unavailable(format!("The backup of a shard is gone: {why}.")))?,
                 ))
             }
+        }
+    }
+}
+
+/// What happened after a position, waited for; at first only where the feed is.
+async fn news(shard: &Shard, after: Option<u64>, kinds: &[Followed]) -> Result<Answer, Undelivered> {
+    let state = shard.parts.log.state();
+    let nothing = |reached| Ok(Answer::News { reached, gap: false, entries: Vec::new() });
+    let Some(mut reached) = after else { return nothing(state.feed_head()) };
+    let (mut applied, until) = (state.applied(), Instant::now() + NEWS_WITHIN);
+    loop {
+        applied.mark_unchanged();
+        let page = state.feed(reached, NEWS_PAGE).map_err(|error| unreadable(&error))?;
+        let gap = page.first().is_some_and(|entry| entry.position > reached + 1);
+        let found = page.last().map(|entry| entry.position);
+        let entries: Vec<_> = page.into_iter().filter_map(|entry| Followed::pick(kinds, entry)).collect();
+        reached = found.unwrap_or(reached);
+        if gap || !entries.is_empty() {
+            return Ok(Answer::News { reached, gap, entries });
+        }
+        if found.is_none() && !matches!(tokio::time::timeout_at(until, applied.changed()).await, Ok(Ok(()))) {
+            return nothing(reached);
         }
     }
 }

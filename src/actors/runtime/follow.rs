@@ -1,5 +1,6 @@
-//! Follows what happens on a shard from now on, by this node's replica, led here or not: what crosses to a node once,
-//! with the log, is enough for everyone on it.
+//! Follows what happens on a shard from now on. Where this node has a replica, led here or not, it is that which is followed:
+//! what crosses to a node once, with the log, is enough for everyone on it. Where it has none, or one that nobody
+//! replicates to any more, the node that leads the shard is asked, and answers once there is something.
 //!
 //! What happened before is not seen; nor is what a snapshot replaced, which is said so. Who needs every entry is a
 //! [`FeedConsumer`](super::feed::FeedConsumer).
@@ -8,18 +9,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
+use super::log::Leadership;
+use super::question::{Answer, Followed, Question};
 use super::replica::Replica;
+use super::router::Router;
+use crate::kernel::Error;
 use crate::storage::state::{FeedEntry, Progress};
 
 const PAGE: usize = 512;
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long another node has to say that nothing happened.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A place in a shard's feed.
 pub struct Follower {
     replica: Arc<Replica>,
     applied: watch::Receiver<Progress>,
-    position: u64,
+    leadership: watch::Receiver<Leadership>,
+    /// `None` until it is known where the feed is.
+    position: Option<u64>,
+    /// Who is asked where the replica here is nobody's, and for what.
+    elsewhere: Option<(Router, Vec<Followed>)>,
 }
 
 /// What came next.
@@ -31,23 +43,52 @@ pub struct News {
 }
 
 impl Follower {
-    /// From what is applied by now.
+    /// Of a shard that every node has: from what is applied by now.
     #[must_use]
     pub fn new(replica: Arc<Replica>) -> Self {
-        let (applied, position) = (replica.state().applied(), replica.state().feed_head());
-        Self { replica, applied, position }
+        let (applied, leadership) = (replica.state().applied(), replica.log.leadership());
+        let position = Some(replica.state().feed_head());
+        Self { replica, applied, leadership, position, elsewhere: None }
+    }
+
+    /// Of any shard: entries of these kinds, from what has happened by now.
+    #[must_use]
+    pub fn anywhere(router: Router, replica: Arc<Replica>, kinds: Vec<Followed>) -> Self {
+        let mut follower = Self { elsewhere: Some((router, kinds)), ..Self::new(replica) };
+        if !follower.is_here() {
+            follower.position = None;
+        }
+        follower
+    }
+
+    /// Whether the replica of this node is kept up to date.
+    fn is_here(&self) -> bool {
+        let known = *self.leadership.borrow();
+        self.elsewhere.is_none() || (known.replica && known.leader.is_some())
     }
 
     /// Waits for the next entries; `None` when the state is gone. Cancel-safe.
     pub async fn next(&mut self) -> Option<News> {
         loop {
             self.applied.mark_unchanged();
-            match self.replica.state().feed(self.position, PAGE) {
+            self.leadership.mark_unchanged();
+            if !self.is_here() {
+                match self.ask().await {
+                    Ok(news) if news.gap || !news.entries.is_empty() => return Some(news),
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::debug!(shard = %self.replica.id(), %error, "the feed of a shard elsewhere cannot be followed");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+                continue;
+            }
+            let position = *self.position.get_or_insert_with(|| self.replica.state().feed_head());
+            match self.replica.state().feed(position, PAGE) {
                 Ok(entries) if !entries.is_empty() => {
                     let first = entries.first().map_or(0, |entry| entry.position);
-                    let gap = first > self.position + 1;
-                    self.position = entries.last().map_or(self.position, |entry| entry.position);
-                    return Some(News { entries, gap });
+                    self.position = entries.last().map(|entry| entry.position).or(self.position);
+                    return Some(News { entries, gap: first > position + 1 });
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -56,7 +97,23 @@ impl Follower {
                     continue;
                 }
             }
-            self.applied.changed().await.ok()?;
+            tokio::select! {
+                changed = self.applied.changed() => changed.ok()?,
+                changed = self.leadership.changed() => changed.ok()?,
+            }
+        }
+    }
+
+    /// What the node that leads the shard says, once there is something.
+    async fn ask(&mut self) -> Result<News, Error> {
+        let Some((router, kinds)) = &self.elsewhere else { return Err(Error::internal()) };
+        let question = Question::Follow { after: self.position, kinds: kinds.clone() };
+        match router.settle(self.replica.id(), &question, Instant::now() + ANSWERED_WITHIN).await? {
+            Answer::News { reached, gap, entries } => {
+                self.position = Some(reached);
+                Ok(News { entries, gap })
+            }
+            _ => Err(Error::internal()),
         }
     }
 }

@@ -50,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use entropy::entropy;
+pub use question::Followed;
 pub use router::{Page, Router, Scope};
 
 use self::aftermath::Aftermath;

@@ -9,7 +9,7 @@ use super::router::{Entries, Page};
 use super::shard::Delivered;
 use crate::kernel::codec::{self, CodecError};
 use crate::kernel::{AuditRecord, DedupeKey, EntityId, Error, Origin, ProviderKind, Timestamp};
-use crate::storage::state::LogPosition;
+use crate::storage::state::{FeedEntry, LogPosition};
 
 const QUESTION: u8 = 0x51;
 const ANSWER: u8 = 0x52;
@@ -46,6 +46,9 @@ pub enum Question {
     Held { after: u64 },
     /// Lets a held effect happen, or gives it up; whether it was held.
     DecideHeld { number: u64, release: bool },
+    /// What happens on the shard from now on, or after this position of its feed, to entities of these kinds. Waits for it,
+    /// for a while.
+    Follow { after: Option<u64>, kinds: Vec<Followed> },
 }
 
 impl Question {
@@ -63,7 +66,8 @@ impl Question {
             | Self::Rest(_)
             | Self::Report
             | Self::ReadCut { .. }
-            | Self::Held { .. } => true,
+            | Self::Held { .. }
+            | Self::Follow { .. } => true,
         }
     }
 
@@ -99,6 +103,32 @@ pub enum Answer {
     Released(bool),
     Piece(Vec<u8>),
     Held(Vec<HeldEffect>),
+    /// What was looked at, up to `reached`; `gap`: there was more before it that cannot be seen any more.
+    News {
+        reached: u64,
+        gap: bool,
+        entries: Vec<FeedEntry>,
+    },
+}
+
+/// A kind of entities whose entries in a feed are wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Followed {
+    pub kind: String,
+    /// Whether their events are, too; else only that something happened.
+    pub events: bool,
+}
+
+impl Followed {
+    /// The entry as it is wanted, if it is.
+    #[must_use]
+    pub fn pick(kinds: &[Self], mut entry: FeedEntry) -> Option<FeedEntry> {
+        let wanted = kinds.iter().find(|wanted| wanted.kind == entry.entity.kind())?;
+        if !wanted.events {
+            entry.events.clear();
+        }
+        Some(entry)
+    }
 }
 
 /// An effect that waits for an operator.
@@ -139,6 +169,7 @@ mod tests {
             Question::Subject(id),
             Question::NextDue(Timestamp::ZERO),
             Question::Report,
+            Question::Follow { after: Some(3), kinds: vec![Followed { kind: "inbox".to_owned(), events: false }] },
         ];
         let answers = [
             Ok(Answer::Done),

@@ -5,9 +5,10 @@ use std::time::Duration;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::actors::runtime::log::Leadership;
 use crate::gateway::reply::Problem;
 use crate::gateway::{Access, Call, Endpoint, LimitClass, Reply};
-use crate::kernel::Error;
+use crate::kernel::{Error, ShardId};
 
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -87,10 +88,16 @@ pub(super) async fn checks(call: &Call<()>) -> Vec<Check> {
     vec![serving, shards(call), log(call).await, disk(call)]
 }
 
-/// Every shard with a replica here has a leader.
+/// Every shard with a replica here has a leader. One that was taken away while this node was down does not know that, and
+/// is not counted once the members say so.
 fn shards(call: &Call<()>) -> Check {
-    let here = call.services.router.replicas().map(|replica| replica.leadership()).filter(|known| known.replica);
-    let known: Vec<_> = here.collect();
+    let (placement, node) = (call.services.cluster.view().borrow().placement.clone(), call.services.settings.node.id);
+    let placed = |shard: &ShardId| {
+        placement.get(shard).is_none_or(|at| at.voters.contains(&node) || at.learners.contains(&node))
+    };
+    let replicas = call.services.router.replicas().map(|replica| (replica.id(), replica.leadership()));
+    let counted = |(shard, known): &(ShardId, Leadership)| known.replica && (known.leader.is_some() || placed(shard));
+    let known: Vec<_> = replicas.filter(counted).map(|(_, known)| known).collect();
     let led = known.iter().filter(|known| known.leader.is_some()).count();
     let ok = led == known.len() && !known.is_empty();
     Check { name: "shards", ok, detail: format!("{led} of {} have a leader", known.len()) }

@@ -99,8 +99,8 @@ impl Realtime {
     /// Starts to follow the feed of every shard.
     pub fn follow(&self) {
         for replica in self.router.replicas() {
-            let (replica, hub) = (Arc::clone(replica), Arc::clone(&self.hub));
-            self.tasks.spawn(publisher::publish(replica, hub, self.stopping.clone()));
+            let (router, replica, hub) = (self.router.clone(), Arc::clone(replica), Arc::clone(&self.hub));
+            self.tasks.spawn(publisher::publish(router, replica, hub, self.stopping.clone()));
         }
     }
 

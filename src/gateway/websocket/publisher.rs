@@ -1,7 +1,7 @@
 //! Follows the feed of each shard from its head and wakes the connections that follow what changed.
 //!
-//! The replica of this node is followed, led here or not, so that what is published crosses to each node once, with the
-//! log. Nothing is lost when it starts late or restarts: connections read from rows, and a subscription reads after it
+//! What is published crosses to each node once: with the log where the node has a replica, else as the answer of the node
+//! that leads the shard. Nothing is lost when it starts late or restarts: connections read from rows, and a subscription reads after it
 //! follows. Sessions that end close their connections; their events are sealed and are opened for that.
 
 use std::sync::Arc;
@@ -12,15 +12,20 @@ use super::channel::Channel;
 use super::disconnect::Disconnect;
 use super::hub::Hub;
 use crate::actors::identity::session::{self, Session};
+use crate::actors::notifications::inbox::Inbox;
+use crate::actors::notifications::topic::Topic;
 use crate::actors::runtime::feed::open_entry;
 use crate::actors::runtime::follow::Follower;
 use crate::actors::runtime::replica::Replica;
+use crate::actors::runtime::{Followed, Router};
 use crate::kernel::{Entity as _, codec};
 use crate::storage::state::FeedEntry;
 
 /// Runs until `stopping`.
-pub async fn publish(replica: Arc<Replica>, hub: Arc<Hub>, stopping: CancellationToken) {
-    let mut follower = Follower::new(Arc::clone(&replica));
+pub async fn publish(router: Router, replica: Arc<Replica>, hub: Arc<Hub>, stopping: CancellationToken) {
+    let wanted = |kind: &str, events| Followed { kind: kind.to_owned(), events };
+    let kinds = vec![wanted(Inbox::KIND, false), wanted(Topic::KIND, false), wanted(Session::KIND, true)];
+    let mut follower = Follower::anywhere(router, Arc::clone(&replica), kinds);
     while let Some(Some(news)) = stopping.run_until_cancelled(follower.next()).await {
         if news.gap {
             hub.publish_all();

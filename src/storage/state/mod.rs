@@ -109,7 +109,7 @@ pub struct TimerEntry {
 }
 
 /// The events of one batch in the shard's feed. `first_sequence` is the entity's sequence number after the first.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FeedEntry {
     pub position: u64,
     pub entity: EntityId,

@@ -1,6 +1,7 @@
 //! Clusters of real processes: joined by token, asked at any node.
 
 mod between;
+mod far;
 #[cfg(all(feature = "failpoints", feature = "peers"))]
 mod faults;
 #[cfg(all(feature = "failpoints", feature = "peers"))]

@@ -13,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 use super::{Command, Erasure, OPEN, Phase, Reply, erasure_id};
 use crate::actors::compliance::keyring::{self, Keyring};
 use crate::actors::compliance::sealer::KeyringSealer;
-use crate::actors::runtime::Router;
 use crate::actors::runtime::follow::Follower;
 use crate::actors::runtime::log::unreadable;
 use crate::actors::runtime::replica::Replica;
 use crate::actors::runtime::shard::Shard;
+use crate::actors::runtime::{Followed, Router};
 use crate::kernel::{Entity as _, Error, Op, Origin, OutboxChange, codec, fail_point};
 
 /// Erasures and outbox records read at once.
@@ -75,7 +75,8 @@ impl Eraser {
     /// Forgets keys that are erased on whatever node leads their shard, and stops the actors here that hold what they
     /// sealed.
     pub async fn forget_erased(self: Arc<Self>, replica: Arc<Replica>, stopping: CancellationToken) {
-        let mut follower = Follower::new(replica);
+        let kinds = vec![Followed { kind: Keyring::KIND.to_owned(), events: true }];
+        let mut follower = Follower::anywhere(self.router.clone(), replica, kinds);
         while let Some(Some(news)) = stopping.run_until_cancelled(follower.next()).await {
             for entry in news.entries.iter().filter(|entry| entry.entity.kind() == Keyring::KIND) {
                 let erased = |event: &Vec<u8>| matches!(codec::decode(event), Ok(keyring::Event::Erased { .. }));
