@@ -6,6 +6,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::codec::CodecError;
 use super::id::type_id;
 use super::{AuditRecord, EntityId, Error, Origin, Slot, Timestamp, codec};
 
@@ -36,6 +37,14 @@ pub trait Entity: Default + Serialize + DeserializeOwned + Send + Sync + 'static
 
     /// Folds one event into the state.
     fn apply(&mut self, event: &Self::Event);
+
+    /// A stored event. For a kind whose events once changed their form in place; what is new is a variant at the end.
+    ///
+    /// # Errors
+    /// [`CodecError`] when it is not one.
+    fn read_event(bytes: &[u8]) -> Result<Self::Event, CodecError> {
+        codec::decode(bytes)
+    }
 
     /// The bytes of a state of an older `version` as the version after it writes them. `None`: there was no such version.
     fn upgrade(_version: u16, _state: Vec<u8>) -> Option<Vec<u8>> {

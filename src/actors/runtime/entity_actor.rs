@@ -165,7 +165,7 @@ async fn stored<E: Entity>(id: &EntityId, parts: &ShardParts) -> Result<Loaded<E
     };
     for (sequence, bytes) in stored.tail {
         let plain = open(key.as_ref(), id, &Place::Event(sequence), bytes)?;
-        state.apply(&codec::decode::<E::Event>(&plain).map_err(decode_failed)?);
+        state.apply(&E::read_event(&plain).map_err(decode_failed)?);
     }
     let (durable, _) = watch::channel(Durable { sequence: stored.sequence, failed: false });
     let (sequence, subject, taken) = (stored.sequence, stored.subject, HashMap::new());

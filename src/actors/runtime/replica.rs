@@ -22,7 +22,7 @@ use super::router::Router;
 use super::sealer::Sealer;
 use super::shard::{Common, Shard};
 use super::timers::Timers;
-use crate::kernel::{Entity, EntityId, Error, ProviderKind, ShardId, codec, snapshot};
+use crate::kernel::{Entity, EntityId, Error, ProviderKind, ShardId, snapshot};
 use crate::providers::Provider;
 use crate::storage::state::ShardState;
 
@@ -145,7 +145,7 @@ impl Replica {
             None => E::default(),
         };
         for (_, bytes) in &stored.tail {
-            entity.apply(&codec::decode::<E::Event>(bytes).map_err(|error| unreadable(&error))?);
+            entity.apply(&E::read_event(bytes).map_err(|error| unreadable(&error))?);
         }
         Ok(Some((stored.sequence, entity)))
     }

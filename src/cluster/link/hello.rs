@@ -9,8 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::identity::ClusterId;
 use crate::kernel::codec::{self, CodecError};
 
-/// The versions of the wire that this build speaks. A stream uses the newest that both sides know.
-pub(super) const WIRE: (u16, u16) = (1, 1);
+/// The versions of the wire that this build speaks. A stream uses the newest that both sides know. To the wire belongs
+/// whatever nodes say to each other, so also commands and replies of entities, and which kinds there are (ADR 104).
+///
+/// 2: kinds, replies and a subscription's place are not what they were in 1, which no build speaks beside it.
+pub(super) const WIRE: (u16, u16) = (2, 2);
 /// The largest hello or answer.
 pub(super) const HELLO_BYTES: usize = 4096;
 
@@ -177,10 +180,10 @@ mod tests {
 
     #[test]
     fn two_builds_use_the_newest_common_version_or_part() {
-        assert_eq!(agree((1, 1)), Ok(1));
-        assert_eq!(agree((1, 9)), Ok(1));
-        assert_eq!(agree((2, 9)), Err(Rejection::Wire { oldest: 1, newest: 1 }));
-        assert_eq!(agree((0, 0)), Err(Rejection::Wire { oldest: 1, newest: 1 }));
+        assert_eq!(agree((2, 2)), Ok(2));
+        assert_eq!(agree((1, 9)), Ok(2));
+        assert_eq!(agree((3, 9)), Err(Rejection::Wire { oldest: 2, newest: 2 }));
+        assert_eq!(agree((1, 1)), Err(Rejection::Wire { oldest: 2, newest: 2 }));
     }
 
     #[test]

@@ -80,7 +80,7 @@ async fn plain_text_works_between_nodes_that_both_ask_for_it_and_never_for_joini
     assert_eq!(round_trip(&mut wire, b"plain").await.unwrap(), b"plain");
     let mut stream: Io = Box::new(TcpStream::connect(two.address()).await.unwrap());
     let hello = Hello {
-        wire: (1, 1),
+        wire: hello::WIRE,
         lane: Lane::Join,
         cluster: CLUSTER,
         from: 3,

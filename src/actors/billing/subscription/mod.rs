@@ -23,6 +23,7 @@
 
 mod change;
 mod lifecycle;
+mod older;
 mod protocol;
 mod settle;
 mod state;

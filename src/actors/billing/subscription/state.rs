@@ -2,10 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::older;
 use super::protocol::{Command, Event, Pending, Place, Reply, Settling, StartRequest, State, View};
 use crate::actors::billing::invoice::{self, Draft, Invoice, Mode, Reason};
 use crate::actors::billing::quote::{Offer, Quote};
 use crate::actors::billing::subscription::Terms;
+use crate::kernel::codec::CodecError;
 use crate::kernel::id::type_id;
 use crate::kernel::{Context, Decision, Effect, Entity, Error, Timestamp};
 
@@ -41,6 +43,7 @@ pub(super) struct Body {
 
 impl Entity for Subscription {
     const KIND: &'static str = "subscription";
+    const STATE_VERSION: u16 = 2;
 
     type Command = Command;
     type Event = Event;
@@ -90,6 +93,15 @@ impl Entity for Subscription {
             "expire" => Some(Command::Expire),
             _ => None,
         }
+    }
+
+    fn read_event(bytes: &[u8]) -> Result<Event, CodecError> {
+        older::event(bytes)
+    }
+
+    /// Version 1 was written with places of two forms.
+    fn upgrade(version: u16, state: Vec<u8>) -> Option<Vec<u8>> {
+        older::state(state).filter(|_| version == 1)
     }
 }
 

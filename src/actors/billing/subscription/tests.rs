@@ -1,3 +1,4 @@
+mod older;
 mod trial;
 
 use super::*;
