@@ -4,8 +4,6 @@
 //!
 //! One thread runs everything asynchronous; only the log's writer and the state's flusher are threads of their own.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,14 +12,12 @@ use construct::actors::runtime::kinds::{Kind, Kinds};
 use construct::actors::runtime::log::{Completion, Leadership, LogError, LogStatus, ShardLog};
 use construct::actors::runtime::{RuntimeOptions, RuntimeParts};
 use construct::kernel::{Op, ShardId};
-use construct::node;
 use construct::storage::state::{ShardState, StateOptions};
 use construct::storage::wal::{Wal, WalOptions};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::commands::origin;
-use super::support::rig::{Note, NoteCommand, OneKey, settings};
+use super::support::rig::{Note, NoteCommand, OneKey};
 use super::wal::{Appender, RECORD_BYTES, append};
 
 /// A log that applies at once.
@@ -64,7 +60,6 @@ pub fn run(path: &str, count: usize) {
         "command" => tokio.block_on(asks(|| NoteCommand::Write(vec![0x5a; RECORD_BYTES]), count)),
         "ask" => tokio.block_on(asks(|| NoteCommand::GetLength, count)),
         "append" => tokio.block_on(appends(count)),
-        "request" => tokio.block_on(requests(count)),
         other => panic!("there is no path {other}"),
     }
 }
@@ -94,28 +89,4 @@ async fn appends(count: usize) {
     for _ in 0..count {
         append(&mut appender).await.await.expect("an answer").expect("durable");
     }
-}
-
-/// `GET /livez` on a kept connection of a whole node; the client's few instructions count too.
-async fn requests(count: usize) {
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut settings = settings();
-    settings.node.data_dir = dir.path().to_owned();
-    let local = "127.0.0.1:0".parse().expect("an address");
-    (settings.gateway.listen, settings.admin.listen, settings.cluster.listen) = (local, local, local);
-    let shutdown = CancellationToken::new();
-    let stop = shutdown.clone();
-    let ready = move |addresses: node::Addresses| {
-        std::thread::spawn(move || {
-            let mut stream = TcpStream::connect(addresses.gateway).expect("connected");
-            let mut answer = [0; 4096];
-            for _ in 0..count {
-                stream.write_all(b"GET /livez HTTP/1.1\r\nhost: node\r\n\r\n").expect("sent");
-                let length = stream.read(&mut answer).expect("answered");
-                assert!(answer[..length].starts_with(b"HTTP/1.1 200"), "alive");
-            }
-            stop.cancel();
-        });
-    };
-    node::run(settings, shutdown, ready).await.expect("the node runs");
 }
