@@ -73,6 +73,13 @@ pub trait Authenticator: Send + Sync + 'static {
     /// # Errors
     /// `unauthenticated` when the token is unknown, expired or revoked; `unavailable` when that cannot be found out.
     async fn authenticate(&self, bearer: &str) -> Result<Caller, Error>;
+
+    /// Who a caller is by now that was let in with this token, which may have run out since: as long as the session, or
+    /// the key, lives.
+    ///
+    /// # Errors
+    /// `unauthenticated` when it does not; `unavailable` when that cannot be found out.
+    async fn still(&self, principal: &Principal, bearer: &str) -> Result<Caller, Error>;
 }
 
 /// The bearer token of a request, if it has one.

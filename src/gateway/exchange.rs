@@ -1,10 +1,10 @@
 //! What belongs to one request and its answer beside their content: ids, trace, source, and the headers of every answer.
 
 use http::header::{
-    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY,
-    STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
+    REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 use tracing::Span;
 
 use super::rate_limit::Report;
@@ -76,6 +76,12 @@ impl Exchange {
 
     /// Adds the headers that every answer has, and takes the body from an answer to HEAD.
     pub fn finish(&self, head: &Head, reply: &mut Reply) {
+        if !self.foreign && head.is_safe() && reply.status == StatusCode::OK && knows(head, reply) {
+            // The client has it (RFC 9110 §13.1.2).
+            reply.status = StatusCode::NOT_MODIFIED;
+            reply.body = Body::Full(bytes::Bytes::new());
+            reply.headers.remove(CONTENT_TYPE);
+        }
         let headers = &mut reply.headers;
         headers.reserve(USUAL_HEADERS);
         set(headers, HeaderName::from_static("x-request-id"), &self.request_id);
@@ -98,7 +104,7 @@ impl Exchange {
         if self.secure {
             default(STRICT_TRANSPORT_SECURITY, "max-age=31536000");
         }
-        if head.method == Method::HEAD {
+        if head.method == Method::HEAD && reply.status != StatusCode::NOT_MODIFIED {
             if let (Body::Full(bytes), false) = (&reply.body, foreign) {
                 reply.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
             }
@@ -143,6 +149,16 @@ fn trace(text: &str) -> Option<(String, String, String)> {
     let known = hex(version, 2) && version != "ff" && (version != "00" || parts.len() == 4);
     let whole = hex(trace_id, 32) && hex(parent, 16) && hex(flags, 2) && !zero(trace_id) && !zero(parent);
     (known && whole).then(|| (trace_id.to_owned(), parent.to_owned(), flags.to_owned()))
+}
+
+/// Whether the client says that it has this answer already: weak comparison, or any at all.
+fn knows(head: &Head, reply: &Reply) -> bool {
+    let Some(tag) = reply.headers.get(ETAG).and_then(|tag| tag.to_str().ok()) else { return false };
+    let listed = head.headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    listed
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
 }
 
 #[cfg(test)]

@@ -179,6 +179,17 @@ impl Gateway {
         self.authenticator.authenticate(bearer).await
     }
 
+    /// Who a caller is by now that was let in with this token.
+    ///
+    /// # Errors
+    /// As [`Gateway::authenticate`].
+    pub async fn still(&self, principal: &Principal, bearer: &str) -> Result<Caller, Error> {
+        if self.operator.matches(bearer) {
+            return Ok(Caller::operator());
+        }
+        self.authenticator.still(principal, bearer).await
+    }
+
     async fn answer(
         &self,
         head: &Arc<Head>,
@@ -233,7 +244,7 @@ impl Gateway {
         self.limit(route.limit(head), &caller, exchange)?;
         caller.check(route.access)?;
         let upgrade = match upgrade.filter(|_| route.websocket && asks_for_websocket(head)) {
-            Some(connection) => Some((connection, self.standing(head, &route)?)),
+            Some(connection) => Some((connection, self.standing(head, &route, &caller)?)),
             None => None,
         };
         let forwarding = Forwarding {
@@ -253,11 +264,17 @@ impl Gateway {
     }
 
     /// What a connection through a route is held by once its request is answered.
-    fn standing(&self, head: &Head, route: &upstream::Route) -> Result<Standing, Error> {
-        let place = self.services.realtime.admit()?;
-        let token = bearer(head).map(|token| Secret::new(token.to_owned()));
+    fn standing(&self, head: &Head, route: &upstream::Route, caller: &Caller) -> Result<Standing, Error> {
+        let realtime = &self.services.realtime;
+        let place = realtime.admit()?;
+        let held = bearer(head).filter(|_| route.access != Access::Public);
+        let holder = held.map(|token| (caller.principal.clone(), Secret::new(token.to_owned())));
+        let session = match &caller.principal {
+            Principal::User { session: Some(session), .. } if holder.is_some() => Some(realtime.watch(session)),
+            _ => None,
+        };
         let gateway = self.me.upgrade().ok_or_else(Error::internal)?;
-        Ok(Standing { gateway, token, access: route.access, place })
+        Ok(Standing { gateway, holder, session, access: route.access, place })
     }
 
     /// A place among the requests in flight.

@@ -112,6 +112,10 @@ async fn paths_and_methods_that_are_not_there() {
     let head = send(&gateway, Method::HEAD, "/v1/things/1", &[], "").await;
     assert_eq!((head.status, head.bytes.len(), head.header("etag")), (200, 0, "\"3\""));
     assert!(head.header("content-length").parse::<u32>().is_ok_and(|length| length > 10));
+    for (known, status) in [("\"3\"", 304), ("\"2\", W/\"3\"", 304), ("*", 304), ("\"2\"", 200)] {
+        let again = send(&gateway, Method::GET, "/v1/things/1", &[&format!("if-none-match: {known}")], "").await;
+        assert_eq!((again.status, again.bytes.is_empty(), again.header("etag")), (status, status == 304, "\"3\""));
+    }
     let stale = send(&gateway, Method::GET, "/v1/things/1", &["if-match: \"2\""], "").await;
     check(&stale, 412, "precondition_failed");
     assert_eq!(stale.header("x-content-type-options"), "nosniff");

@@ -58,6 +58,10 @@ impl Authenticator for Trusting {
         let permissions: Vec<String> = grants.iter().map(|grant| grant.replace('.', ":")).collect();
         Ok(Caller { principal, permissions: Permissions::new(permissions) })
     }
+
+    async fn still(&self, _: &Principal, bearer: &str) -> Result<Caller, Error> {
+        self.authenticate(bearer).await
+    }
 }
 
 /// Every service over shards in memory, with timers and outboxes running. A virtual clock starts on 2026-01-31.

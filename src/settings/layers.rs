@@ -128,6 +128,8 @@ impl Merged {
         serde_path_to_error::deserialize(self.json()).map_err(|error| {
             let path = error.path().to_string();
             let detail = error.into_inner().to_string();
+            let detail = detail.replace("invalid socket address syntax", "expected IP:PORT, such as 127.0.0.1:8080");
+            let detail = detail.replace("expected u32", "expected a number from 0 to 4294967295");
             // serde reports an unknown key at its parent; the key itself is what the reader looks for.
             let unknown = detail.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
             let path = match (unknown, path.as_str()) {

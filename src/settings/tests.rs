@@ -76,7 +76,7 @@ fn one_address_to_join_needs_no_brackets() {
 #[test]
 fn a_wrong_file_is_refused_with_path_and_expectation() {
     for (text, expected) in [
-        ("[gateway]\nlisten = \"nowhere\"\n", "gateway.listen: invalid socket address syntax"),
+        ("[gateway]\nlisten = \"nowhere\"\n", "gateway.listen: expected IP:PORT, such as 127.0.0.1:8080"),
         ("[gateway]\nlistn = \"127.0.0.1:1\"\n", "gateway.listn: unknown field `listn`, expected one of `listen`"),
         ("[gatway]\n", "gatway: unknown field `gatway`, expected one of `clock`, `node`"),
         ("clock = \"atomic\"\n", "clock: unknown variant `atomic`, expected `system` or `virtual`"),
@@ -150,7 +150,7 @@ fn a_wrong_environment_names_the_variable() {
         ("CONSTRUCT__NODE__IDD", "1", "node.idd: unknown key, expected one of `data_dir`, `id`, `sandbox_dir`, `zone`"),
         ("CONSTRUCT__NOD__ID", "1", "nod.id: unknown key, expected one of"),
         ("CONSTRUCT__BILLING__DUNNING__RETRY_AFTER_DAYS", "1,x", "retry_after_days: expected integers separated"),
-        ("CONSTRUCT__GATEWAY__LISTEN", "8080", "gateway.listen: invalid socket address syntax"),
+        ("CONSTRUCT__GATEWAY__LISTEN", "8080", "gateway.listen: expected IP:PORT, such as 127.0.0.1:8080"),
         ("CONSTRUCT__GATEWAY__ROUTES", "[", "gateway.routes: expected TOML"),
     ] {
         let refusal = refusal(&with_env(&[(name, value)]));

@@ -38,7 +38,8 @@ async fn the_tour_of_the_readme_works_as_it_is_written() {
     let admin = format!("http://{}", node.admin);
     let script = typed(&readme)
         .replace("http://127.0.0.1:8080", &format!("http://{}", node.gateway))
-        .replace("http://127.0.0.1:8081", &admin);
+        .replace("http://127.0.0.1:8081", &admin)
+        .replace("./target/release/construct", "construct");
     assert!(script.contains("/v1/signup") && script.contains("audit verify"), "the tour is in README.md");
     let binary = env!("CARGO_BIN_EXE_construct");
     let prelude = format!(

@@ -96,8 +96,8 @@ impl LinkSettings {
 /// Why a link or a stream could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    #[error("cluster.listen cannot be bound")]
-    Bind(#[source] io::Error),
+    #[error("cluster.listen: {address} cannot be bound: {source}")]
+    Bind { address: SocketAddr, source: io::Error },
     #[error("the certificates cannot be used")]
     Tls(#[from] rustls::Error),
     #[error("the list of members: {0}")]
@@ -164,7 +164,8 @@ impl Link {
     /// # Errors
     /// [`LinkError::Bind`], [`LinkError::Tls`] or [`LinkError::Members`].
     pub async fn bind(data_dir: &Path, settings: LinkSettings, identity: &Identity) -> Result<Self, LinkError> {
-        let listener = TcpListener::bind(settings.listen).await.map_err(LinkError::Bind)?;
+        let unbound = |source| LinkError::Bind { address: settings.listen, source };
+        let listener = TcpListener::bind(settings.listen).await.map_err(unbound)?;
         let random = crate::actors::runtime::entropy();
         let shared = Arc::new(Shared {
             node: identity.node,
@@ -173,7 +174,7 @@ impl Link {
             authority: identity.authority_fingerprint(),
             tls: Tls::new(identity)?,
             peers: Peers::open(data_dir).map_err(LinkError::Members)?,
-            address: listener.local_addr().map_err(LinkError::Bind)?,
+            address: listener.local_addr().map_err(unbound)?,
             settings,
             lanes: Mutex::new(BTreeMap::new()),
             strangers: Mutex::new(None),

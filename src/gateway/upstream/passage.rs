@@ -16,20 +16,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::gateway::pipeline::Gateway;
 use crate::gateway::registry::Access;
-use crate::kernel::{ErrorCode, Secret};
+use crate::gateway::websocket::Watched;
+use crate::kernel::{ErrorCode, Principal, Secret};
 
 /// Between two looks at whether the caller may still be here, and whether anything passed.
-const LOOK_EVERY: Duration = Duration::from_secs(25);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Looks in a row without a byte either way, after which both sides are taken for gone.
-const SILENT_LOOKS: u32 = 24;
+const SILENT_LOOKS: u32 = 120;
 /// How long the two sides have to change protocols.
 const UPGRADE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why a connection may be here: looked up again and again, as the session or key behind it may end.
 pub struct Standing {
     pub gateway: Arc<Gateway>,
-    /// `None`: anyone may.
-    pub token: Option<Secret<String>>,
+    /// Who was let in, and with which token; `None`: anyone may be here.
+    pub holder: Option<(Principal, Secret<String>)>,
+    /// The session behind it, whose end is heard of at once.
+    pub session: Option<Watched>,
     pub access: Access,
     /// Its place among all WebSocket connections.
     pub place: OwnedSemaphorePermit,
@@ -38,13 +41,17 @@ pub struct Standing {
 impl Standing {
     /// Whether the caller is known not to be allowed any more. What cannot be found out now does not end anything.
     async fn is_over(&self) -> bool {
-        if self.access == Access::Public {
-            return false;
-        }
-        let Some(token) = &self.token else { return true };
-        match self.gateway.authenticate(token.expose()).await {
+        let Some((principal, token)) = &self.holder else { return false };
+        match self.gateway.still(principal, token.expose()).await {
             Ok(caller) => caller.check(self.access).is_err(),
             Err(error) => error.code == ErrorCode::Unauthenticated,
+        }
+    }
+
+    async fn session_ends(&self) {
+        match &self.session {
+            Some(session) => session.ended().await,
+            None => std::future::pending().await,
         }
     }
 }
@@ -74,7 +81,10 @@ async fn watch(standing: &Standing, moved: &AtomicU64, every: Duration) -> &'sta
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut before, mut silent) = (0, 0);
     loop {
-        looks.tick().await;
+        tokio::select! {
+            _ = looks.tick() => {}
+            () = standing.session_ends() => return "its session or key is over",
+        }
         if standing.is_over().await {
             return "its session or key is over";
         }
@@ -129,7 +139,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::actors::identity::session::{self, Ended, Session};
     use crate::gateway::testing::{gateway_of, services};
+    use crate::kernel::Origin;
     use crate::settings::Settings;
     use tokio::time::Instant;
 
@@ -139,7 +151,9 @@ mod tests {
         let gateway = gateway_of(Arc::clone(&services), Vec::new());
         let standing = |token: &str, access| {
             let (gateway, place) = (Arc::clone(&gateway), services.realtime.admit().expect("a place"));
-            Standing { gateway, token: Some(Secret::new(token.to_owned())), access, place }
+            let principal = Principal::User { id: "usr_1".into(), session: Some("ses_1".into()), roles: Vec::new() };
+            let holder = Some((principal, Secret::new(token.to_owned())));
+            Standing { gateway, holder, session: Some(services.realtime.watch("ses_1")), access, place }
         };
         let (moved, every) = (AtomicU64::new(0), Duration::from_millis(4));
         let over = watch(&standing("nobody", Access::User), &moved, every).await;
@@ -159,5 +173,14 @@ mod tests {
         let over = tokio::select! { over = watch(&known, &moved, every) => over, () = busy => "" };
         assert_eq!(over, "nothing passes through it");
         assert!(began.elapsed() >= every * (50 + SILENT_LOOKS - 1), "{:?}", began.elapsed());
+        let ends = standing("usr_1:consumer", Access::User);
+        let ending = async {
+            let revoke = session::Command::Revoke { user_id: "usr_1".into(), reason: Ended::SignedOutEverywhere };
+            let (id, origin) = (session::id("ses_1"), Origin::system("test"));
+            services.router.ask::<Session>(&id, revoke, &origin).await.expect("revoked");
+            std::future::pending::<()>().await;
+        };
+        let over = tokio::select! { over = watch(&ends, &moved, Duration::from_secs(3600)) => over, () = ending => "" };
+        assert_eq!(over, "its session or key is over", "at once");
     }
 }

@@ -46,6 +46,34 @@ impl Mailbox {
     }
 }
 
+/// A session that something of another protocol belongs to; it is let go of when dropped.
+pub struct Watched {
+    hub: Arc<Hub>,
+    session: String,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Watched {
+    pub(super) fn new(hub: &Arc<Hub>, session: &str) -> Self {
+        let mailbox = Arc::default();
+        hub.enter(session, &mailbox);
+        Self { hub: Arc::clone(hub), session: session.to_owned(), mailbox }
+    }
+
+    /// Waits until the session ends. Cancel-safe.
+    pub async fn ended(&self) {
+        while self.mailbox.ended().is_none() {
+            self.mailbox.changed().await;
+        }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.hub.exit(&self.session, &self.mailbox);
+    }
+}
+
 /// What a follower has not had, ready to be sent.
 #[derive(Debug, Clone)]
 pub struct Pushed {

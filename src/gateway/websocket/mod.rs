@@ -33,7 +33,7 @@ use tokio_util::task::TaskTracker;
 pub use self::asyncapi::document as asyncapi;
 use self::connection::Connection;
 pub use self::disconnect::Disconnect;
-pub use self::hub::Hub;
+pub use self::hub::{Hub, Watched};
 use super::call::{Call, Upgrade};
 use super::registry::{Access, Endpoint, LimitClass};
 use super::reply::Reply;
@@ -116,6 +116,12 @@ impl Realtime {
         self.hub.end_all(Disconnect::SHUTDOWN);
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    /// Hears of the end of a session at once.
+    #[must_use]
+    pub fn watch(&self, session: &str) -> Watched {
+        Watched::new(&self.hub, session)
     }
 
     /// A place among all WebSocket connections, those to upstreams included.

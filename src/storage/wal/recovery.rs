@@ -60,7 +60,7 @@ pub fn recover(disk: &dyn Disk) -> Result<Recovery, WalError> {
         let last = Segment::open(disk, last)?;
         let oldest = oldest_needed(&last)?;
         remove_freed(disk, &mut numbers, oldest)?;
-        require_all(disk, &numbers, oldest)?;
+        require_all(disk, &numbers, oldest).map_err(|missing| first_damage(&last).unwrap_or(missing))?;
         for number in numbers {
             let is_last = number == last.number();
             let segment = Arc::new(Segment::open(disk, number)?);
@@ -122,6 +122,14 @@ fn remove_freed(disk: &dyn Disk, numbers: &mut Vec<u64>, oldest: u64) -> Result<
         })?;
     }
     Ok(())
+}
+
+/// What is damaged in the last segment: it may hide that older ones were freed.
+fn first_damage(last: &Segment) -> Option<WalError> {
+    let bytes = last.read_all().ok()?;
+    let end = last.scan(&bytes, |_| Ok(())).ok()?;
+    let hidden = frame::next_valid(&bytes, end, last.header.salt)?;
+    Some(last.corrupt(end, &format!("a record is damaged, and there are others behind it, at {hidden}")))
 }
 
 fn require_all(disk: &dyn Disk, numbers: &[u64], oldest: u64) -> Result<(), WalError> {

@@ -350,7 +350,7 @@ impl View {
     /// Whether the last attempt is over one way or the other, or waits for somebody outside.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        let waits = matches!(self.state, State::Draft | State::Open);
+        let waits = matches!(self.state, State::Draft | State::Open | State::Uncollectible);
         !waits || self.attempts.last().is_some_and(|attempt| !attempt.status.is_under_way())
     }
 

@@ -141,8 +141,11 @@ fn dunning_tries_as_scheduled_and_then_gives_up() {
     decline(&mut invoice, 5);
     assert_eq!(view(&mut invoice).state, State::Uncollectible);
     invoice.when(Command::Pay { method_id: None }).expect("may still be paid");
+    assert!(!view(&mut invoice).is_settled(), "whoever pays waits for the attempt");
     invoice.when(Command::MethodResolved { attempt: 6, result: payable() }).expect("resolved");
+    assert!(!view(&mut invoice).is_settled());
     succeed(&mut invoice, 6, "pi_6");
+    assert!(view(&mut invoice).is_settled());
     assert_eq!(view(&mut invoice).state, State::Paid);
 }
 

@@ -152,8 +152,11 @@ async fn refund(call: Call<RefundInvoice>) -> Result<Reply, Error> {
     let operator = Origin::system(call.origin.request_id.clone());
     let look = || async {
         let view = read(router, id, &operator).await?;
-        let pending =
-            |refund: &&invoice::RefundState| refund.id == made.id && refund.status == invoice::RefundStatus::Pending;
+        // A refund that succeeded has its number a moment later.
+        let pending = |refund: &&invoice::RefundState| {
+            let numbered = refund.status != invoice::RefundStatus::Succeeded || refund.number.is_some();
+            refund.id == made.id && (refund.status == invoice::RefundStatus::Pending || !numbered)
+        };
         Ok(if view.refunds.iter().any(|refund| pending(&refund)) { Seen::NotYet(view) } else { Seen::Done(view) })
     };
     let view = wait::until(look).await?;

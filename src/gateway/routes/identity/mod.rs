@@ -16,7 +16,7 @@ use crate::actors::identity::Authority;
 use crate::gateway::Endpoint;
 use crate::gateway::auth::{Authenticator, Caller};
 use crate::gateway::call::Permissions;
-use crate::kernel::Error;
+use crate::kernel::{Error, Principal};
 
 /// Every endpoint of the identity service.
 #[must_use]
@@ -39,6 +39,18 @@ impl Authenticator for Authority {
     async fn authenticate(&self, bearer: &str) -> Result<Caller, Error> {
         let known = Authority::authenticate(self, bearer).await?;
         Ok(Caller { principal: known.principal, permissions: Permissions::new(known.permissions) })
+    }
+
+    async fn still(&self, principal: &Principal, bearer: &str) -> Result<Caller, Error> {
+        let Principal::User { id, session: Some(session), .. } = principal else {
+            return Authenticator::authenticate(self, bearer).await;
+        };
+        let over = || Error::unauthenticated("The session is over; sign in again.");
+        let session = self.live_session(session).await?.filter(|session| session.user_id == *id).ok_or_else(over)?;
+        let permissions = self.permissions_of(&session.roles).await?;
+        let principal =
+            Principal::User { id: id.clone(), session: Some(session.id.clone()), roles: session.roles.clone() };
+        Ok(Caller { principal, permissions: Permissions::new(permissions) })
     }
 }
 

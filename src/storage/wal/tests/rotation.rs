@@ -48,6 +48,41 @@ async fn cold_groups_survive_the_freeing_of_their_segments() {
 }
 
 #[tokio::test]
+async fn damage_in_the_last_segment_is_named_although_it_hides_what_was_freed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (wal, _) = open(dir.path(), small());
+    let mut log = wal.group(1);
+    log.save_vote(&Vote::new(1, 1)).await.expect("durable");
+    for index in 0..100 {
+        append(&mut log, vec![entry(1, index, &text(1, index))]).await;
+        if index % 5 == 4 {
+            log.purge(log_id(1, index - 2)).await.expect("accepted");
+        }
+    }
+    // What is freed is said in the last segment, behind other records.
+    let mut files = Vec::new();
+    for round in 2.. {
+        log.save_vote(&Vote::new(round, 1)).await.expect("durable");
+        files = std::fs::read_dir(dir.path()).expect("readable").map(|file| file.expect("a file").path()).collect();
+        if files.len() == 1 || round > 1000 {
+            break;
+        }
+        let last = 100 + round;
+        append(&mut log, vec![entry(1, last - 2, &text(1, last - 2))]).await;
+        log.purge(log_id(1, last - 2)).await.expect("accepted");
+    }
+    drop((wal, log));
+    files.sort();
+    let last = files.last().expect("a segment");
+    let mut bytes = std::fs::read(last).expect("readable");
+    let at = crate::storage::wal::segment::HEADER_BYTES as usize + 12;
+    bytes[at] ^= 0x40;
+    std::fs::write(last, bytes).expect("written");
+    let error = Wal::open(dir.path(), small()).err().expect("damaged").to_string();
+    assert!(error.contains(&last.display().to_string()), "{error}");
+}
+
+#[tokio::test]
 async fn files_stay_bounded_although_one_group_keeps_everything() {
     let dir = tempfile::tempdir().expect("a directory");
     let (wal, _) = open(dir.path(), small());
