@@ -35,7 +35,7 @@ pub fn redact(line: &str) -> String {
             out.push_str(kept);
             out.push_str(HIDDEN);
             rest = &rest[length..];
-        } else if let Some(length) = card_number(rest) {
+        } else if let Some(length) = card_number(rest).filter(|length| stands_alone(&out, &rest[*length..])) {
             out.push_str(HIDDEN);
             rest = &rest[length..];
         } else {
@@ -91,6 +91,12 @@ fn card_number(text: &str) -> Option<usize> {
     ((14..=19).contains(&digits.len()) && luhn(&digits)).then_some(length)
 }
 
+/// Whether what is between these is a word of its own: digits within an id are part of that.
+fn stands_alone(before: &str, after: &str) -> bool {
+    let inside = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    !inside(before.bytes().next_back()) && !inside(after.bytes().next())
+}
+
 fn luhn(digits: &[u8]) -> bool {
     let sum: u32 = digits
         .iter()
@@ -118,6 +124,10 @@ mod tests {
             ("smtp://user:hunter2@mail:587 up", "smtp://[redacted]@mail:587 up"),
             ("card 4242 4242 4242 4242 seen", "card [redacted] seen"),
             ("card 4242-4242-4242-4242.", "card [redacted]."),
+            (
+                "entity=idempotency/c7ac4242424242424242fd53 \"4242424242424242\"",
+                "entity=idempotency/c7ac4242424242424242fd53 \"[redacted]\"",
+            ),
             ("{\"password\":\"correct-horse\"}", "{\"password\":\"[redacted]\"}"),
             ("at 1700000000000 ms, id 4242424242424241", "at 1700000000000 ms, id 4242424242424241"),
             ("http://127.0.0.1:8080/x and token=no", "http://127.0.0.1:8080/x and token=no"),

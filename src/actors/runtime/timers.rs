@@ -16,7 +16,7 @@ use super::aftermath::Aftermath;
 use super::clock::NodeClock;
 use super::message::Work;
 use super::shard::{Delivered, Shard};
-use crate::kernel::{Clock, Error, Op, Origin, fail_point};
+use crate::kernel::{Clock, Error, ErrorCode, Op, Origin, fail_point};
 use crate::storage::state::TimerEntry;
 
 /// Timers fired at once per shard.
@@ -149,6 +149,8 @@ impl Timers {
                 tracing::warn!(%entity, name, %error, "a timer is put off");
                 true
             }
+            // Of somebody who was erased.
+            Err(error) if error.code == ErrorCode::Gone => self.drop_timer(timer).await,
             Err(error) => {
                 tracing::warn!(%entity, name, %error, "an entity refused its timer; dropped");
                 self.drop_timer(timer).await

@@ -31,7 +31,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .problem(404)
             .handle(get),
         Endpoint::post("/v1/invoices/{id}/pay", "payInvoice")
-            .summary("Pay an open invoice now")
+            .summary("Pay an open or uncollectible invoice now")
             .tag("billing")
             .others("invoices:write")
             .limit(LimitClass::Money)

@@ -44,6 +44,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .handle(make_default),
         Endpoint::delete("/v1/payment-methods/{id}", "deletePaymentMethod")
             .summary("Delete a payment method")
+            .description("Subscriptions that named it are charged to the default payment method from then on.")
             .tag("billing")
             .no_content(204, "It will not be charged any more")
             .problem(404)
