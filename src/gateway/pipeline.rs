@@ -4,6 +4,8 @@
 //! its deadline even when its client is gone, so that an answer under an `Idempotency-Key` is always recorded; a panic in
 //! a handler is one 500 and nothing more.
 
+mod passing;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -35,8 +37,8 @@ use super::request::{BodyBudget, BodyStream, Head, Request, read_body};
 use super::server::App;
 use super::services::Services;
 use super::table::{Found, Table, TableError};
-use super::upstream::{self, Forwarding, Standing, Upstreams, asks_for_websocket};
-use crate::kernel::{Error, ErrorCode, Origin, Principal, Secret, fail_point};
+use super::upstream::Upstreams;
+use crate::kernel::{Error, ErrorCode, Origin, Principal, fail_point};
 use crate::settings::{Route, Settings};
 use crate::telemetry;
 
@@ -224,57 +226,6 @@ impl Gateway {
         let (params, head) = (params, head.clone());
         let passage = Passage { endpoint: &endpoint, params, head, caller, body, upgrade };
         self.carry_out(passage, exchange, held).await
-    }
-
-    /// Forwards what is not ours to the upstream it is configured for, after the same checks.
-    async fn pass_on(
-        &self,
-        head: &Arc<Head>,
-        body: BodyStream,
-        upgrade: Option<OnUpgrade>,
-        exchange: &mut Exchange,
-        seen: &mut Seen,
-    ) -> Result<Reply, Error> {
-        let (route, place) = self.upstreams.find(head)?;
-        seen.upstream = Some(format!("upstream {}", route.name));
-        telemetry::Scope::set_operation("upstream");
-        tracing::Span::current().record("operation", "upstream");
-        let _permit = self.admit(Class::Upstream)?;
-        let caller = self.identify(head, route.access, exchange).await?;
-        self.limit(route.limit(head), &caller, exchange)?;
-        caller.check(route.access)?;
-        let upgrade = match upgrade.filter(|_| route.websocket && asks_for_websocket(head)) {
-            Some(connection) => Some((connection, self.standing(head, &route, &caller)?)),
-            None => None,
-        };
-        let forwarding = Forwarding {
-            head,
-            place,
-            body,
-            upgrade,
-            caller: &caller,
-            exchange,
-            client: self.proxies.client(head),
-            max_body_bytes: self.max_body_bytes,
-            draining: self.draining.clone(),
-        };
-        let reply = self.upstreams.forward(&route, forwarding).await?;
-        exchange.foreign = true;
-        Ok(reply)
-    }
-
-    /// What a connection through a route is held by once its request is answered.
-    fn standing(&self, head: &Head, route: &upstream::Route, caller: &Caller) -> Result<Standing, Error> {
-        let realtime = &self.services.realtime;
-        let place = realtime.admit()?;
-        let held = bearer(head).filter(|_| route.access != Access::Public);
-        let holder = held.map(|token| (caller.principal.clone(), Secret::new(token.to_owned())));
-        let session = match &caller.principal {
-            Principal::User { session: Some(session), .. } if holder.is_some() => Some(realtime.watch(session)),
-            _ => None,
-        };
-        let gateway = self.me.upgrade().ok_or_else(Error::internal)?;
-        Ok(Standing { gateway, holder, session, access: route.access, place })
     }
 
     /// A place among the requests in flight.
