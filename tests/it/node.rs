@@ -28,13 +28,16 @@ pub struct Plan {
     data: Option<PathBuf>,
     /// What the node runs under, such as strace(1) and its arguments.
     under: Vec<String>,
+    /// Another binary than the one under test.
+    binary: Option<PathBuf>,
     ip: Option<Ipv4Addr>,
 }
 
 impl Plan {
     /// Virtual clock, limits out of the way, everything else embedded defaults.
     pub fn sandbox() -> Self {
-        let plan = Self { environment: Vec::new(), data: None, under: Vec::new(), ip: None }.set("clock", "virtual");
+        let plan = Self { environment: Vec::new(), data: None, under: Vec::new(), binary: None, ip: None };
+        let plan = plan.set("clock", "virtual");
         ["auth", "account", "public", "read", "write", "money"].iter().fold(plan, |plan, class| {
             let plan = plan.set(&format!("limits.{class}.per_minute"), "1000000");
             plan.set(&format!("limits.{class}.burst"), "1000000")
@@ -65,6 +68,13 @@ impl Plan {
         self
     }
 
+    /// Runs this binary instead of the one under test.
+    #[cfg(all(feature = "failpoints", feature = "peers"))]
+    pub fn binary(mut self, path: PathBuf) -> Self {
+        self.binary = Some(path);
+        self
+    }
+
     /// Listens on this address instead of one that no other test uses: where a name must resolve to it.
     pub fn at(mut self, ip: Ipv4Addr) -> Self {
         self.ip = Some(ip);
@@ -89,10 +99,16 @@ impl Plan {
             environment: self.environment,
             data: self.data.unwrap_or_else(|| directory.path().join("data")),
             under: self.under,
+            binary: self.binary,
             directory,
             child: None,
         }
     }
+}
+
+/// The binary that was built with the tests, or the one that `CONSTRUCT_TEST_BINARY` names.
+pub fn under_test() -> PathBuf {
+    std::env::var_os("CONSTRUCT_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_construct").into(), PathBuf::from)
 }
 
 /// The environment variable of a key of the configuration.
@@ -122,6 +138,7 @@ pub struct Node {
     environment: Vec<(String, String)>,
     data: PathBuf,
     under: Vec<String>,
+    binary: Option<PathBuf>,
     directory: TempDir,
     child: Option<Child>,
 }
@@ -172,12 +189,10 @@ impl Node {
         self.api().with_token(token.trim())
     }
 
-    /// The binary (or the one that `CONSTRUCT_TEST_BINARY` names) with this node's flags and environment, for another
-    /// subcommand.
+    /// The node's binary with its flags and environment, for another subcommand.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let built = std::env::var("CONSTRUCT_TEST_BINARY");
-        let binary = built.as_deref().unwrap_or(env!("CARGO_BIN_EXE_construct"));
-        let mut command = Command::new(self.under.first().map_or(binary, String::as_str));
+        let binary = self.binary.clone().unwrap_or_else(under_test);
+        let mut command = Command::new(self.under.first().map_or(binary.as_path(), Path::new));
         if !self.under.is_empty() {
             command.args(&self.under[1..]).arg(binary);
         }
@@ -189,6 +204,12 @@ impl Node {
             }
         }
         command
+    }
+
+    /// Runs the binary under test from the next start on, whatever it ran before.
+    #[cfg(all(feature = "failpoints", feature = "peers"))]
+    pub fn upgrade(&mut self) {
+        self.binary = None;
     }
 
     /// Sets a variable of the process for its next start.

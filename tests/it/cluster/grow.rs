@@ -97,7 +97,8 @@ fn report(while_what: &str, mut pauses: Vec<Duration>) {
     );
 }
 
-async fn drain(at: &Node, id: u64) {
+/// Lets others lead what a node led.
+pub async fn drain(at: &Node, id: u64) {
     let until = Instant::now() + GONE_WITHIN;
     loop {
         let progress = at.operator().post_empty(&format!("/admin/v1/nodes/{id}/drain")).await;

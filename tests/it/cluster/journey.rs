@@ -26,6 +26,8 @@ const DAY: i64 = 86_400;
 /// Whatever goes wrong meanwhile, and however often.
 const COMES_WITHIN: Duration = Duration::from_secs(120);
 const AGAIN: Duration = Duration::from_millis(50);
+/// Of who stays while others let months pass.
+const SIGNED_IN_FOR: Duration = Duration::from_secs(2);
 /// Between two notes, so that a socket has something to miss.
 const BETWEEN_NOTES: Duration = Duration::from_millis(300);
 
@@ -55,7 +57,7 @@ async fn the_main_job_is_done_once_whatever_happens_to_the_nodes() {
         let (began, over) = (Instant::now(), watch::Sender::new(false));
         let troubles = make_trouble(&mut cluster, &between, trouble, Dice(dice.roll(u64::MAX)), &over);
         let travel = async {
-            let customer = travel(&world, journey, Dice(dice.roll(u64::MAX))).await;
+            let customer = travel(&world, journey, Dice(dice.roll(u64::MAX)), None).await;
             over.send_replace(true);
             customer
         };
@@ -117,7 +119,7 @@ async fn make_trouble(
 }
 
 /// The ways into the cluster.
-struct World {
+pub struct World {
     gateways: Vec<Client>,
     operators: Vec<Client>,
     admins: Vec<Client>,
@@ -126,7 +128,7 @@ struct World {
 }
 
 impl World {
-    fn of(cluster: &Cluster) -> Self {
+    pub fn of(cluster: &Cluster) -> Self {
         Self {
             gateways: cluster.nodes.iter().map(|node| node.api()).collect(),
             operators: cluster.nodes.iter().map(|node| node.operator_api()).collect(),
@@ -136,7 +138,7 @@ impl World {
         }
     }
 
-    fn with_token(&self, token: &str) -> Vec<Client> {
+    pub fn with_token(&self, token: &str) -> Vec<Client> {
         self.gateways.iter().map(|gateway| gateway.with_token(token)).collect()
     }
 
@@ -152,7 +154,7 @@ impl World {
         }
     }
 
-    async fn sign_in(&self, turn: usize, email: &str) -> String {
+    pub async fn sign_in(&self, turn: usize, email: &str) -> String {
         let body = json!({ "email": email, "password": PASSWORD });
         let answer = wanted(&self.gateways, turn, "/v1/sessions", &body).await;
         answer.expect(201);
@@ -161,17 +163,40 @@ impl World {
 }
 
 /// Who has gone the way, and what they heard.
-struct Customer {
+pub struct Customer {
     email: String,
     subscription: String,
     heard: Heard,
     notes: usize,
 }
 
+/// Of one who has gone the way and goes on listening: whether they do, and whether it is enough.
+#[derive(Default)]
+pub struct Stay {
+    pub begun: watch::Sender<bool>,
+    pub over: watch::Sender<bool>,
+}
+
+impl Stay {
+    /// Signs in again and again: others may let months pass.
+    async fn until_over(&self, world: &World, email: &str, token: &watch::Sender<String>) {
+        self.begun.send_replace(true);
+        let mut over = self.over.subscribe();
+        while timeout(SIGNED_IN_FOR, over.wait_for(|over| *over)).await.is_err() {
+            token.send_replace(world.sign_in(0, email).await);
+        }
+        token.send_replace(world.sign_in(0, email).await);
+    }
+}
+
+pub fn email_of(number: usize) -> String {
+    format!("traveller{number}@example.com")
+}
+
 /// The main job: sign up, verify, sign in, listen, subscribe, hear of the receipt, and again a month later.
-async fn travel(world: &World, number: usize, mut dice: Dice) -> Customer {
+pub async fn travel(world: &World, number: usize, mut dice: Dice, stay: Option<&Stay>) -> Customer {
     let mut turn = || usize::try_from(dice.roll(3)).expect("small");
-    let email = format!("traveller{number}@example.com");
+    let email = email_of(number);
     let body = json!({ "email": email, "password": PASSWORD, "role": "consumer", "display_name": "Ada" });
     wanted(&world.gateways, turn(), "/v1/signup", &body).await.expect(202);
     let verification = world.mails(&email, "").await.remove(0).token();
@@ -192,6 +217,9 @@ async fn travel(world: &World, number: usize, mut dice: Dice) -> Customer {
         let (end, id) = (text(&subscription, "current_period_end"), text(&subscription, "id"));
         renew(world, &email, &id, &end, &token, renewing_from).await;
         hear_of(&heard, &email, 2).await;
+        if let Some(stay) = stay {
+            stay.until_over(world, &email, &token).await;
+        }
         over.send_replace(true);
         id
     };
@@ -319,7 +347,7 @@ async fn wanted_list(at: &[Client], turn: usize, path: &str) -> Vec<Value> {
 }
 
 /// One charge, one invoice and one receipt of each kind for each month; what the socket heard is what is in the inbox.
-async fn check(cluster: &Cluster, world: &World, customers: &[Customer]) {
+pub async fn check(cluster: &Cluster, world: &World, customers: &[Customer]) {
     let (mut numbers, mut due) = (Vec::new(), BTreeMap::new());
     for customer in customers {
         let email = &customer.email;

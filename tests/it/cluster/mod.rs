@@ -23,6 +23,8 @@ mod sales;
 #[cfg(all(feature = "failpoints", feature = "peers"))]
 mod silence;
 mod tour;
+#[cfg(all(feature = "failpoints", feature = "peers"))]
+mod upgrade;
 
 use std::net::IpAddr;
 use std::path::Path;
