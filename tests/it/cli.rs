@@ -62,7 +62,7 @@ async fn wrong_usage_and_configuration_end_at_once_and_say_why() {
     std::fs::write(&wrong, "[gateway]\nlisten = \"nowhere\"\n").expect("a file");
     let wrong = wrong.display().to_string();
     for (arguments, environment, expected) in [
-        (vec!["serve", "--config", &wrong], vec![], "gateway.listen: invalid socket address syntax"),
+        (vec!["serve", "--config", &wrong], vec![], "gateway.listen: expected IP:PORT, such as 127.0.0.1:8080"),
         (vec!["serve", "--config", &wrong], vec![], "wrong.toml"),
         (vec!["--node-id", "zero"], vec![], "node.id: expected an integer, got \"zero\" (set by flag --node-id)"),
         (vec!["serve"], vec![("CONSTRUCT__NODE__ZONES", "a")], "node.zones: unknown key"),
