@@ -1,6 +1,6 @@
 //! This node among others: the lanes to them, who they are, and patience until there is somebody to ask.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::gate::Admission;
 use super::{NodeError, failed};
-use crate::actors::members::Member;
+use crate::actors::members::{Member, Replicas};
 use crate::actors::runtime::Runtime;
 use crate::cluster::coordinator::Coordinator;
 use crate::cluster::entities::{EntityLane, HandlerCell};
@@ -18,7 +18,7 @@ use crate::cluster::join::{self, JoinSettings};
 use crate::cluster::link::{Authority, Link};
 use crate::cluster::raft::{Formation, Groups, adopt};
 use crate::cluster::secrets;
-use crate::kernel::{Error, ErrorCode, Secret};
+use crate::kernel::{Error, ErrorCode, Secret, ShardId};
 use crate::providers::keys::KeyWrapper;
 use crate::settings::Settings;
 
@@ -77,7 +77,8 @@ impl Between {
         }
         tokio::spawn(Arc::clone(coordinator).run(Arc::clone(groups), stopping.clone()));
         let (link, following) = (self.link.clone(), Arc::clone(coordinator));
-        tokio::spawn(async move { stopping.run_until_cancelled(follow(&link, &following)).await });
+        let node = settings.node.id;
+        tokio::spawn(async move { stopping.run_until_cancelled(follow(&link, &following, node)).await });
         let announced = patiently(shutdown, || coordinator.announce(cluster, shards, member.clone(), founder)).await;
         announced.map_err(failed("this node's membership"))?;
         let (link, coordinator) = (self.link.clone(), Arc::clone(coordinator));
@@ -141,13 +142,16 @@ async fn written(file: &Path) -> Result<Secret<String>, NodeError> {
 }
 
 /// Tells the link and the router who the members are, whenever that changes.
-async fn follow(link: &Link, coordinator: &Coordinator) {
+async fn follow(link: &Link, coordinator: &Coordinator, node: u64) {
     let mut view = coordinator.view();
     loop {
-        let members: BTreeMap<u64, String> = {
+        let (members, away): (BTreeMap<u64, String>, BTreeSet<ShardId>) = {
             let view = view.borrow_and_update();
-            view.members.iter().map(|(id, known)| (*id, known.member.address.clone())).collect()
+            let elsewhere = |at: &Replicas| !at.voters.contains(&node) && !at.learners.contains(&node);
+            let away = view.placement.iter().filter(|(_, at)| elsewhere(at)).map(|(shard, _)| *shard).collect();
+            (view.members.iter().map(|(id, known)| (*id, known.member.address.clone())).collect(), away)
         };
+        coordinator.router().set_away(away);
         if !members.is_empty() {
             coordinator.router().set_peers(members.keys().copied().collect());
             if let Err(error) = link.set_keys(coordinator.keys()).and_then(|()| link.set_members(members)) {

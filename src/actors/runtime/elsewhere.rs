@@ -4,10 +4,11 @@
 //! answered last; a wrong guess costs one more hop, for whoever does not lead says who does. A question is asked again
 //! only where nothing was done, or where doing it twice is the same as once. Waiting for a leader ends with 503.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +32,8 @@ pub(super) struct Way {
     remote: OnceLock<(u64, Arc<dyn Remote>)>,
     leaders: RwLock<HashMap<ShardId, u64>>,
     peers: RwLock<Vec<u64>>,
+    /// Shards that are meant to have no replica here, whatever the one that was here last knows of it.
+    away: watch::Sender<BTreeSet<ShardId>>,
     stopping: CancellationToken,
     /// How the cluster began, once that is known.
     aftermath: Arc<OnceLock<Aftermath>>,
@@ -46,7 +49,11 @@ enum Heard {
 impl Way {
     pub fn new(stopping: CancellationToken, aftermath: Arc<OnceLock<Aftermath>>) -> Self {
         let (remote, leaders, peers) = (OnceLock::new(), RwLock::default(), RwLock::default());
-        Self { remote, leaders, peers, stopping, aftermath }
+        Self { remote, leaders, peers, away: watch::Sender::default(), stopping, aftermath }
+    }
+
+    pub fn away(&self) -> &watch::Sender<BTreeSet<ShardId>> {
+        &self.away
     }
 
     pub fn aftermath(&self) -> Option<&Aftermath> {

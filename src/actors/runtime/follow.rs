@@ -5,6 +5,7 @@
 //! What happened before is not seen; nor is what a snapshot replaced, which is said so. Who needs every entry is a
 //! [`FeedConsumer`](super::feed::FeedConsumer).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::log::Leadership;
 use super::question::{Answer, Followed, Question};
 use super::replica::Replica;
 use super::router::Router;
-use crate::kernel::Error;
+use crate::kernel::{Error, ShardId};
 use crate::storage::state::{FeedEntry, Progress};
 
 const PAGE: usize = 512;
@@ -31,7 +32,14 @@ pub struct Follower {
     /// `None` until it is known where the feed is.
     position: Option<u64>,
     /// Who is asked where the replica here is nobody's, and for what.
-    elsewhere: Option<(Router, Vec<Followed>)>,
+    elsewhere: Option<Elsewhere>,
+}
+
+struct Elsewhere {
+    router: Router,
+    kinds: Vec<Followed>,
+    /// Shards that are meant to be there and not here.
+    away: watch::Receiver<BTreeSet<ShardId>>,
 }
 
 /// What came next.
@@ -54,7 +62,8 @@ impl Follower {
     /// Of any shard: entries of these kinds, from what has happened by now.
     #[must_use]
     pub fn anywhere(router: Router, replica: Arc<Replica>, kinds: Vec<Followed>) -> Self {
-        let mut follower = Self { elsewhere: Some((router, kinds)), ..Self::new(replica) };
+        let away = router.away();
+        let mut follower = Self { elsewhere: Some(Elsewhere { router, kinds, away }), ..Self::new(replica) };
         if !follower.is_here() {
             follower.position = None;
         }
@@ -63,8 +72,9 @@ impl Follower {
 
     /// Whether the replica of this node is kept up to date.
     fn is_here(&self) -> bool {
+        let Some(elsewhere) = &self.elsewhere else { return true };
         let known = *self.leadership.borrow();
-        self.elsewhere.is_none() || (known.replica && known.leader.is_some())
+        known.replica && known.leader.is_some() && !elsewhere.away.borrow().contains(&self.replica.id())
     }
 
     /// Waits for the next entries; `None` when the state is gone. Cancel-safe.
@@ -72,6 +82,9 @@ impl Follower {
         loop {
             self.applied.mark_unchanged();
             self.leadership.mark_unchanged();
+            if let Some(elsewhere) = &mut self.elsewhere {
+                elsewhere.away.mark_unchanged();
+            }
             if !self.is_here() {
                 match self.ask().await {
                     Ok(news) if news.gap || !news.entries.is_empty() => return Some(news),
@@ -97,16 +110,23 @@ impl Follower {
                     continue;
                 }
             }
+            let moved = async {
+                match &mut self.elsewhere {
+                    Some(elsewhere) => elsewhere.away.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 changed = self.applied.changed() => changed.ok()?,
                 changed = self.leadership.changed() => changed.ok()?,
+                changed = moved => changed.ok()?,
             }
         }
     }
 
     /// What the node that leads the shard says, once there is something.
     async fn ask(&mut self) -> Result<News, Error> {
-        let Some((router, kinds)) = &self.elsewhere else { return Err(Error::internal()) };
+        let Some(Elsewhere { router, kinds, .. }) = &self.elsewhere else { return Err(Error::internal()) };
         let question = Question::Follow { after: self.position, kinds: kinds.clone() };
         match router.settle(self.replica.id(), &question, Instant::now() + ANSWERED_WITHIN).await? {
             Answer::News { reached, gap, entries } => {

@@ -1,11 +1,12 @@
 //! The way to an entity, wherever it lives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ring::digest::{Context as Digest, SHA256};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -80,6 +81,20 @@ impl Router {
     /// The nodes that may be asked where a shard is that this node has no replica of.
     pub fn set_peers(&self, peers: Vec<u64>) {
         self.way.set_peers(peers);
+    }
+
+    /// Shards that are meant to have no replica here. One that was taken away may not know it, and think that it follows a
+    /// leader that sends it nothing any more.
+    pub fn set_away(&self, shards: BTreeSet<ShardId>) {
+        self.way.away().send_if_modified(|away| {
+            let changed = *away != shards;
+            *away = shards;
+            changed
+        });
+    }
+
+    pub(super) fn away(&self) -> watch::Receiver<BTreeSet<ShardId>> {
+        self.way.away().subscribe()
     }
 
     /// Sends a command and waits for its reply, which is durable (or, for a query, linearizable).
