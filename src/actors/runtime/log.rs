@@ -44,7 +44,7 @@ pub fn unreadable(error: &StateError) -> Error {
         return Error::unavailable("The storage of this node failed.");
     }
     tracing::error!(%error, "the state store cannot be read");
-    Error::internal()
+    if error.is_damage() { Error::internal() } else { Error::unavailable("The storage of this node failed.") }
 }
 
 /// Who decides for a shard, as this node knows it.

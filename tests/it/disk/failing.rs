@@ -133,7 +133,9 @@ async fn a_disk_with_too_little_space_takes_nothing_more_and_goes_on_when_there_
         if accepted.status == 202 {
             break;
         }
-        assert_eq!(accepted.status, 503, "{}", accepted.text);
+        // The disk may have been full in the middle of it: then the key is held until the request's own deadline.
+        let held = accepted.json["type"] == "urn:construct:problem:idempotency_in_progress";
+        assert!(accepted.status == 503 || held, "{}", accepted.text);
         assert!(Instant::now() < deadline, "nothing is accepted again\n{}", node.log());
     }
     sent.titles.push(body["content"]["title"].as_str().expect("a title").to_owned());

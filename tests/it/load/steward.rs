@@ -79,6 +79,9 @@ impl Steward {
         let Some(answer) = self.admin.try_send(Method::POST, CLOCK, Some(&fresh_key()), Some(&body)).await else {
             return false;
         };
+        if !floor.believes() {
+            return false;
+        }
         if answer.status == 200 {
             floor.acknowledged();
         }
