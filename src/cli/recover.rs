@@ -1,6 +1,5 @@
 //! `construct cluster recover`: a new cluster from what is left of one that lost its majority.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
@@ -10,7 +9,7 @@ use construct::cluster::restore::Founder;
 use construct::settings::Settings;
 use construct::storage::data_dir::DataDir;
 
-use super::restore::{add_erasures, until};
+use super::restore::PastArgs;
 use super::table::render;
 use super::{CliError, NodeArgs};
 
@@ -23,12 +22,8 @@ pub struct RecoverArgs {
     /// What only the lost nodes had is lost, also if it was acknowledged: say that you know
     #[arg(long, required = true)]
     accept_loss: bool,
-    /// File with ids of people to erase anew, a line each: a replica that was behind may not know of them
-    #[arg(long, value_name = "FILE")]
-    erasures: Vec<PathBuf>,
-    /// Until when the lost cluster may have acted: what was due by then is not sent or charged blindly; now, if not given
-    #[arg(long, value_name = "TIME")]
-    until: Option<String>,
+    #[command(flatten)]
+    past: PastArgs,
     #[command(flatten)]
     node: NodeArgs,
 }
@@ -39,9 +34,7 @@ pub async fn run(args: &RecoverArgs) -> Result<String, CliError> {
         return Err(anyhow!("--accept-loss is needed").into());
     }
     let settings = Settings::load(&args.node.layers())?;
-    let until = until(args.until.as_deref(), &settings)?;
-    let mut erasures = BTreeSet::new();
-    add_erasures(&mut erasures, &args.erasures)?;
+    let (until, erasures) = (args.past.until(&settings)?, args.past.erasures()?);
     let data_dir = DataDir::open(&settings.node.data_dir).context("the data directory")?;
     let founder =
         Founder { node: settings.node.id, address: settings.cluster.address.clone(), shards: settings.cluster.shards };

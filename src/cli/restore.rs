@@ -29,20 +29,27 @@ pub struct RestoreArgs {
     /// The backup to restore, by its id; else the newest that opens
     #[arg(long, value_name = "ID")]
     id: Option<String>,
-    /// File with ids of people to erase anew, a line each, as `cluster erasures` prints it; beside those in newer backups
+    #[command(flatten)]
+    past: PastArgs,
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+/// What a new cluster is told of the old one.
+#[derive(Debug, Clone, Args)]
+pub struct PastArgs {
+    /// File with ids of people to erase anew, a line each, as `cluster erasures` prints it; beside those that are known
     #[arg(long, value_name = "FILE")]
     erasures: Vec<PathBuf>,
     /// Until when the old cluster may have acted: what was due by then is not sent or charged blindly; now, if not given
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
-    #[command(flatten)]
-    node: NodeArgs,
 }
 
 /// Makes a new cluster of one node from a backup.
 pub async fn run(args: &RestoreArgs) -> Result<String, CliError> {
     let settings = Settings::load(&args.node.layers())?;
-    let until = until(args.until.as_deref(), &settings)?;
+    let until = args.past.until(&settings)?;
     let key = args.backup.key()?;
     let files: BTreeMap<String, PathBuf> = args.backup.files()?.into_iter().map(|path| (id_of(&path), path)).collect();
     let (archive, newer) = choose(args, &key)?;
@@ -69,15 +76,26 @@ mails wait for you (construct cluster held), payments are looked up first, sessi
     ))
 }
 
-/// The time until which an old cluster may have acted.
-pub(super) fn until(text: Option<&str>, settings: &Settings) -> Result<Timestamp, CliError> {
-    let now = wall_now();
-    let Some(text) = text else { return Ok(now) };
-    let until: Timestamp = text.parse().with_context(|| format!("--until {text}"))?;
-    if settings.clock == ClockMode::System && until > now {
-        return Err(anyhow!("--until {text} has not come yet").into());
+impl PastArgs {
+    /// The time until which the old cluster may have acted.
+    pub(super) fn until(&self, settings: &Settings) -> Result<Timestamp, CliError> {
+        let now = wall_now();
+        let Some(text) = &self.until else { return Ok(now) };
+        let until: Timestamp = text.parse().with_context(|| format!("--until {text}"))?;
+        if settings.clock == ClockMode::System && until > now {
+            return Err(anyhow!("--until {text} has not come yet").into());
+        }
+        Ok(until)
     }
-    Ok(until)
+
+    /// The ids that are in the files.
+    pub(super) fn erasures(&self) -> Result<BTreeSet<String>, CliError> {
+        let mut ids = BTreeSet::new();
+        for path in &self.erasures {
+            ids.extend(lines(&fs::read_to_string(path).with_context(|| path.display().to_string())?));
+        }
+        Ok(ids)
+    }
 }
 
 /// The backup that was asked for, and those that were taken after it.
@@ -101,7 +119,7 @@ fn choose(args: &RestoreArgs, key: &Secret<String>) -> Result<(Archive, Vec<Arch
 }
 
 fn erasures(args: &RestoreArgs, archive: &mut Archive, newer: Vec<Archive>) -> Result<BTreeSet<String>, CliError> {
-    let mut ids = BTreeSet::new();
+    let mut ids = args.past.erasures()?;
     let listed = |archive: &mut Archive| {
         let section = archive.manifest.erased.clone();
         archive.read(&section).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
@@ -110,16 +128,7 @@ fn erasures(args: &RestoreArgs, archive: &mut Archive, newer: Vec<Archive>) -> R
     for mut archive in newer {
         ids.extend(lines(&listed(&mut archive).context("who was erased, of a newer backup")?));
     }
-    add_erasures(&mut ids, &args.erasures)?;
     Ok(ids)
-}
-
-/// Adds the ids that are in the files, a line each.
-pub(super) fn add_erasures(ids: &mut BTreeSet<String>, files: &[PathBuf]) -> Result<(), CliError> {
-    for path in files {
-        ids.extend(lines(&fs::read_to_string(path).with_context(|| path.display().to_string())?));
-    }
-    Ok(())
 }
 
 fn lines(text: &str) -> impl Iterator<Item = String> {
