@@ -14,6 +14,10 @@ mod wal;
 
 use support::Run;
 
+/// The product's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if let [_, child, part, dir, count] = &arguments[..]

@@ -23,19 +23,20 @@ use serde::{Deserialize, Serialize};
 /// A piece of text that is replaced and read.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Note {
+    #[serde(with = "serde_bytes")]
     text: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum NoteCommand {
-    Write(Vec<u8>),
+    Write(#[serde(with = "serde_bytes")] Vec<u8>),
     /// Answers its length.
     GetLength,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum NoteEvent {
-    Written(Vec<u8>),
+    Written(#[serde(with = "serde_bytes")] Vec<u8>),
 }
 
 impl Note {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::codec;
 use super::entity::{Change, ProviderKind};
 use super::{EntityId, ShardId, Timestamp};
 
@@ -58,6 +59,7 @@ pub struct OutboxRecord {
     pub target: Target,
     pub tag: String,
     /// Sealed under `subject`'s key when there is one.
+    #[serde(with = "serde_bytes")]
     pub payload: Vec<u8>,
     pub subject: Option<String>,
     pub traceparent: Option<String>,
@@ -95,10 +97,13 @@ pub struct Batch {
     pub subject: Option<String>,
     pub dedupe: Option<DedupeKey>,
     /// The encoded reply, kept with `dedupe` to answer repeats. Sealed under `subject`'s key when there is one.
+    #[serde(with = "serde_bytes")]
     pub reply: Vec<u8>,
     /// Encoded events, each sealed when there is a subject.
+    #[serde(with = "codec::byte_strings")]
     pub events: Vec<Vec<u8>>,
     /// The encoded (and sealed) state after this batch, when it is time for one.
+    #[serde(with = "serde_bytes")]
     pub snapshot: Option<Vec<u8>>,
     pub purge: bool,
     /// New outbox records; their `number` is assigned on apply.
@@ -154,6 +159,7 @@ pub enum OpOutcome {
     },
     /// The dedupe key is already known; nothing was done. The remembered reply as it was stored.
     Duplicate {
+        #[serde(with = "serde_bytes")]
         reply: Vec<u8>,
     },
 }

@@ -91,3 +91,23 @@ pub fn decode_record<T: DeserializeOwned>(kind: u8, bytes: &[u8]) -> Result<T, C
     let (_, body) = open_record(kind, 1, bytes)?;
     options().deserialize(body).map_err(|source| CodecError::Decode { kind, source })
 }
+
+/// For fields that are a list of byte strings: written as any list of lists, byte for byte, but each string at once. (A
+/// single one has `serde_bytes`.)
+pub mod byte_strings {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use serde_bytes::{ByteBuf, Bytes};
+
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(strings: &[Vec<u8>], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(strings.iter().map(|string| Bytes::new(string)))
+    }
+
+    /// # Errors
+    /// Those of the deserializer.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Vec<u8>>, D::Error> {
+        let strings = Vec::<ByteBuf>::deserialize(deserializer)?;
+        Ok(strings.into_iter().map(ByteBuf::into_vec).collect())
+    }
+}

@@ -72,7 +72,7 @@ pub trait Entity: Default + Serialize + DeserializeOwned + Send + Sync + 'static
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub enum Outcome {
     /// It was done. For a told entity the bytes are its encoded reply; for a provider, its encoded receipt.
-    Done(Vec<u8>),
+    Done(#[serde(with = "serde_bytes")] Vec<u8>),
     /// The other side refused for good.
     Refused(Error),
     /// Whether it was done is not known and cannot be found out now. Never retried blindly.
@@ -173,9 +173,21 @@ pub enum Change {
     /// Sets (or with `None` clears) this entity's timer of that name.
     Timer { name: String, due: Option<Timestamp> },
     /// Sets or removes a key of a shard-wide index. Stored in clear: never personal data.
-    Index { index: String, key: Vec<u8>, value: Option<Vec<u8>> },
+    Index {
+        index: String,
+        #[serde(with = "serde_bytes")]
+        key: Vec<u8>,
+        #[serde(with = "serde_bytes")]
+        value: Option<Vec<u8>>,
+    },
     /// Sets or removes a row of this entity, sealed like its events, for collections too long for a snapshot.
-    Row { table: String, key: Vec<u8>, value: Option<Vec<u8>> },
+    Row {
+        table: String,
+        #[serde(with = "serde_bytes")]
+        key: Vec<u8>,
+        #[serde(with = "serde_bytes")]
+        value: Option<Vec<u8>>,
+    },
 }
 
 /// Everything a command does, committed whole or not at all.

@@ -18,7 +18,11 @@ pub enum Command {
     /// Asks to carry the request out. `at` is wall time: it measures the executor's deadline, not the domain.
     Start { fingerprint: [u8; 32], user_id: Option<String>, executor: Executor, at: Timestamp, deadline_ms: i64 },
     /// The answer is there. Ignored from anyone but the executor.
-    Complete { executor: Executor, answer: Vec<u8> },
+    Complete {
+        executor: Executor,
+        #[serde(with = "serde_bytes")]
+        answer: Vec<u8>,
+    },
     /// There will be no answer to remember. Ignored from anyone but the executor.
     Abandon { executor: Executor },
     /// The time to remember it is over.
@@ -27,8 +31,16 @@ pub enum Command {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
-    Started { fingerprint: [u8; 32], user_id: Option<String>, executor: Executor, deadline: Timestamp },
-    Completed { answer: Vec<u8> },
+    Started {
+        fingerprint: [u8; 32],
+        user_id: Option<String>,
+        executor: Executor,
+        deadline: Timestamp,
+    },
+    Completed {
+        #[serde(with = "serde_bytes")]
+        answer: Vec<u8>,
+    },
     Abandoned,
     Expired,
 }
@@ -38,6 +50,6 @@ pub enum Reply {
     /// Carry it out.
     Proceed,
     /// It was answered so.
-    Answered(Vec<u8>),
+    Answered(#[serde(with = "serde_bytes")] Vec<u8>),
     Noted,
 }

@@ -29,6 +29,7 @@ enum Phase {
     },
     Completed {
         fingerprint: [u8; 32],
+        #[serde(with = "serde_bytes")]
         answer: Vec<u8>,
     },
 }

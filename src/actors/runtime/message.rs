@@ -9,7 +9,7 @@ use crate::kernel::{DedupeKey, Error, Origin, Outcome, Timestamp};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Work {
     /// An encoded command of the entity's kind.
-    Command(Vec<u8>),
+    Command(#[serde(with = "serde_bytes")] Vec<u8>),
     /// A timer of the entity came due.
     Timer { name: String, due: Timestamp },
     /// The effect in outbox record `number` ended.

@@ -101,7 +101,7 @@ pub enum Answer {
     Report(ShardReport),
     Cut(Option<LogPosition>),
     Released(bool),
-    Piece(Vec<u8>),
+    Piece(#[serde(with = "serde_bytes")] Vec<u8>),
     Held(Vec<HeldEffect>),
     /// What was looked at, up to `reached`; `gap`: there was more before it that cannot be seen any more.
     News {

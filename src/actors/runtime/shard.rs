@@ -87,7 +87,7 @@ pub struct Shard {
 /// What an entity answered, once it is safe to look at it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Delivered {
-    Reply(Vec<u8>),
+    Reply(#[serde(with = "serde_bytes")] Vec<u8>),
     /// The timer or outcome meant nothing to the entity.
     Stale,
 }

@@ -115,6 +115,7 @@ pub struct FeedEntry {
     pub entity: EntityId,
     pub first_sequence: u64,
     pub subject: Option<String>,
+    #[serde(with = "crate::kernel::codec::byte_strings")]
     pub events: Vec<Vec<u8>>,
     pub at: Timestamp,
 }

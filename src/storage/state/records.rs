@@ -81,6 +81,7 @@ struct FeedBody {
     entity: EntityId,
     first_sequence: u64,
     subject: Option<String>,
+    #[serde(with = "codec::byte_strings")]
     events: Vec<Vec<u8>>,
     at: Timestamp,
 }
@@ -91,6 +92,7 @@ struct FeedBodyRef<'a> {
     entity: &'a EntityId,
     first_sequence: u64,
     subject: &'a Option<String>,
+    #[serde(serialize_with = "codec::byte_strings::serialize")]
     events: &'a [Vec<u8>],
     at: Timestamp,
 }
