@@ -6,6 +6,7 @@ use super::billing::numbering::Numbering;
 use super::billing::plans::Catalogue as Plans;
 use super::billing::subscription::Subscription;
 use super::billing::wallet::Wallet;
+use super::compliance::kek::Versions as KekVersions;
 use super::compliance::keyring::fence::KeyFence;
 use super::compliance::{Alerts, Consents, Erasure, Keyring, SigningKey as AuditKey};
 use super::idempotency::Idempotency;
@@ -29,6 +30,7 @@ pub fn kinds() -> Vec<Kind> {
     vec![
         Kind::of::<VirtualClock>(),
         Kind::of::<Members>(),
+        Kind::of::<KekVersions>(),
         Kind::of::<Keyring>(),
         Kind::of::<KeyFence>(),
         Kind::of::<Alerts>(),

@@ -22,10 +22,12 @@ use utoipa::ToSchema;
 
 use super::secrets;
 use crate::actors::compliance::erasure;
+use crate::actors::compliance::kek;
 use crate::actors::members;
 use crate::actors::runtime::log::{CUT_READ, CutId};
 use crate::actors::runtime::{Page, Router, Scope, entropy};
 use crate::kernel::{AuditRecord, Error, Origin, Secret, ShardId, Timestamp};
+use crate::providers::keys::KeyWrapper;
 use crate::storage::backup::{self, Manifest, Part, SECRET_BYTES, Sealer, Section, SectionWriter};
 use crate::storage::state::LogPosition;
 
@@ -104,6 +106,7 @@ pub struct Backups {
     cluster: [u8; 16],
     shards: u16,
     bytes_per_second: u64,
+    keys: Arc<dyn KeyWrapper>,
     running: Arc<Mutex<()>>,
 }
 
@@ -112,18 +115,27 @@ struct Cut {
     id: CutId,
     at: Timestamp,
     positions: BTreeMap<ShardId, Option<LogPosition>>,
+    /// The versions of the key-encryption key that this node had before.
+    keys: Vec<u32>,
 }
 
 impl Backups {
     #[must_use]
-    pub fn new(router: Router, data_dir: PathBuf, cluster: [u8; 16], shards: u16, bytes_per_second: u64) -> Self {
+    pub fn new(
+        router: Router,
+        data_dir: PathBuf,
+        (cluster, shards): ([u8; 16], u16),
+        bytes_per_second: u64,
+        keys: Arc<dyn KeyWrapper>,
+    ) -> Self {
         let last =
             std::fs::read(data_dir.join(LAST)).ok().and_then(|bytes| serde_json::from_slice::<Last>(&bytes).ok());
         last.unwrap_or(Last { at_seconds: 0, bytes: 0 }).publish();
         for outcome in ["done", "failed"] {
             metrics::counter!("construct_backups_total", "outcome" => outcome).absolute(0);
         }
-        Self { router, data_dir, cluster, shards, bytes_per_second: bytes_per_second.max(1), running: Arc::default() }
+        let bytes_per_second = bytes_per_second.max(1);
+        Self { router, data_dir, cluster, shards, bytes_per_second, keys, running: Arc::default() }
     }
 
     /// Takes a backup sealed under `secret`; its bytes as they are made. The last one is an error when it failed.
@@ -167,6 +179,7 @@ impl Backups {
     async fn cut(&self) -> Result<Cut, Error> {
         let mut tries = 0;
         loop {
+            let keys = self.keys.versions();
             let id: CutId = entropy().first_chunk().copied().unwrap_or_default();
             let shards: Vec<ShardId> = self.router.shard_ids().collect();
             let cuts = futures::future::join_all(shards.iter().map(|shard| self.router.cut(*shard, id))).await;
@@ -176,7 +189,7 @@ impl Backups {
             tries += 1;
             match cuts.into_iter().collect::<Result<Vec<_>, _>>() {
                 Ok(positions) if held => {
-                    return Ok(Cut { id, at, positions: shards.into_iter().zip(positions).collect() });
+                    return Ok(Cut { id, at, positions: shards.into_iter().zip(positions).collect(), keys });
                 }
                 Err(error) if tries >= TRIES => return Err(error),
                 Ok(_) if tries >= TRIES => {
@@ -310,9 +323,7 @@ impl Stream {
 
     async fn all(&mut self, head: Vec<u8>) -> io::Result<Manifest> {
         self.pace.put(head).await?;
-        let data_dir = self.backups.data_dir.clone();
-        let secrets =
-            tokio::task::spawn_blocking(move || secrets::pack(&data_dir)).await.map_err(io::Error::other)??;
+        let secrets = self.secrets().await?;
         let secrets = self.section(&secrets).await?;
         let erased = self.backups.erased().await.map_err(io::Error::other)?;
         let erased = self.section(&erased).await?;
@@ -331,6 +342,24 @@ impl Stream {
             erased,
             parts,
         })
+    }
+
+    /// The secrets of this node. With the same keys before the cut and after it, and the one in use among them, everything
+    /// opens that was wrapped at the cut.
+    async fn secrets(&self) -> io::Result<Vec<u8>> {
+        let Backups { router, data_dir, keys, .. } = self.backups.as_ref();
+        let asked = router.ask::<kek::Versions>(&kek::id(), kek::Command::Get, &Origin::system("backup")).await;
+        let active = asked.map_err(io::Error::other)?.active;
+        let data_dir = data_dir.clone();
+        let packed =
+            tokio::task::spawn_blocking(move || secrets::pack(&data_dir)).await.map_err(io::Error::other)??;
+        let held = keys.versions();
+        if held != self.cut.keys || (active > 0 && !held.contains(&active)) {
+            return Err(io::Error::other(
+                "the key-encryption key is being rotated; take the backup again when that is done",
+            ));
+        }
+        Ok(packed)
     }
 
     async fn end(&mut self, manifest: &Manifest) -> io::Result<()> {

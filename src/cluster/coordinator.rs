@@ -124,17 +124,8 @@ impl Coordinator {
                     changed
                 });
             }
-            let refresh = tokio::time::sleep(REFRESH);
-            tokio::pin!(refresh);
-            loop {
-                let news = tokio::select! {
-                    news = follower.next() => news,
-                    () = &mut refresh => break,
-                };
-                let Some(news) = news else { return };
-                if news.gap || news.entries.iter().any(|entry| entry.entity == members::id()) {
-                    break;
-                }
+            if !follower.hears_of(&members::id(), REFRESH).await {
+                return;
             }
         }
     }

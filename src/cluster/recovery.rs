@@ -24,6 +24,7 @@ use crate::actors::restoration::{Beginning, Cause};
 use crate::actors::runtime::aftermath::Aftermath;
 use crate::actors::runtime::entropy;
 use crate::kernel::{ShardId, Timestamp};
+use crate::providers::keys::{FileKeys, KeyError, KeyWrapper as _};
 use crate::storage::data_dir::{DataDir, DataDirError};
 use crate::storage::state::{Header, LogPosition, ShardMachine, StateError, StateStore, StoreOptions, plant};
 use crate::storage::wal::{GroupLog, Wal, WalError, WalOptions};
@@ -58,6 +59,8 @@ pub enum RecoveryError {
     State(#[from] StateError),
     #[error(transparent)]
     Log(#[from] WalError),
+    #[error("the key-encryption keys of a survivor: {0}")]
+    Keys(#[from] KeyError),
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -124,6 +127,7 @@ pub async fn recover(
         return Err(RecoveryError::NotHeld("all".to_owned()));
     };
     secrets::unpack(dir, &secrets::pack(directory.path())?)?;
+    gather_keys(dir, &survivors).await?;
     let (mut headers, mut report) = (BTreeMap::new(), Vec::new());
     for mut replica in replicas {
         let shard = replica.machine.state().shard();
@@ -146,6 +150,23 @@ pub async fn recover(
         survivor.wal.close();
     }
     Ok((cluster, report))
+}
+
+/// Every version of the key-encryption key that a survivor has: one that was away in a rotation has only old ones, and what
+/// only the others knew to be wrapped anew needs those.
+async fn gather_keys(dir: &Path, survivors: &[Survivor]) -> Result<(), RecoveryError> {
+    let held = survivors.iter().map(|survivor| FileKeys::open(survivor.directory.path()));
+    let mut held = held.collect::<Result<Vec<_>, _>>()?;
+    held.sort_by_key(|keys| keys.versions().first().copied());
+    let Some(oldest) = held.first() else { return Ok(()) };
+    oldest.copy_to(dir)?;
+    let gathered = FileKeys::open(dir)?;
+    for keys in &held {
+        for version in keys.versions() {
+            gathered.take_in(version, &keys.hand_out(version).await?).await?;
+        }
+    }
+    Ok(())
 }
 
 impl Survivor {

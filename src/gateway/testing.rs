@@ -102,7 +102,13 @@ pub async fn services(settings: Settings) -> Arc<Services> {
     let vapid = Arc::new(VapidKey::ephemeral().expect("a key"));
     let runtime = Arc::new(runtime);
     let (cluster, link) = (Arc::new(Coordinator::new(router.clone())), None);
-    let backups = Arc::new(Backups::new(router.clone(), settings.node.data_dir.clone(), [0; 16], 2, u64::MAX));
+    let backups = Arc::new(Backups::new(
+        router.clone(),
+        settings.node.data_dir.clone(),
+        ([0; 16], 2),
+        u64::MAX,
+        Arc::clone(&keys),
+    ));
     Arc::new(Services {
         settings,
         clock,

@@ -11,7 +11,7 @@ use super::{NodeError, failed};
 use crate::actors::billing::census;
 use crate::actors::billing::terms;
 use crate::actors::catalogue;
-use crate::actors::compliance::{Compliance, KeyringSealer};
+use crate::actors::compliance::{Compliance, KeyringSealer, SharedKeys};
 use crate::actors::identity::authority::Authority;
 use crate::actors::routes;
 use crate::actors::runtime::clock::{ClockCommand, NodeClock, VirtualClock};
@@ -42,12 +42,15 @@ pub(super) struct Composed {
 pub(super) async fn compose(
     settings: &Arc<Settings>,
     groups: &Arc<Groups>,
-    keys: &Arc<dyn KeyWrapper>,
+    own_keys: &Arc<dyn KeyWrapper>,
     between: &Between,
     shutdown: &CancellationToken,
 ) -> Result<Composed, NodeError> {
     let outside = providers::open(settings)?;
+    let shared = Arc::new(SharedKeys::new(Arc::clone(own_keys)));
+    let keys = &(Arc::clone(&shared) as Arc<dyn KeyWrapper>);
     let (runtime, sealer) = start_runtime(settings, groups, keys, &outside).await?;
+    shared.connect(runtime.router.clone());
     between.connect(&runtime);
     let router = runtime.router.clone();
     let cluster = Arc::new(Coordinator::new(router.clone()));
@@ -82,7 +85,7 @@ pub(super) async fn compose(
     realtime.follow();
     let vapid = outside.vapid;
     let link = Some(between.link.clone());
-    let backups = Arc::new(backups(&settings, &router, between));
+    let backups = Arc::new(backups(&settings, &router, between, keys));
     let services = Services {
         settings,
         clock,
@@ -101,10 +104,10 @@ pub(super) async fn compose(
     Ok(Composed { services: Arc::new(services), source_key })
 }
 
-fn backups(settings: &Settings, router: &Router, between: &Between) -> Backups {
+fn backups(settings: &Settings, router: &Router, between: &Between, keys: &Arc<dyn KeyWrapper>) -> Backups {
     let (dir, formation) = (settings.node.data_dir.clone(), between.formation);
     let rate = settings.cluster.snapshot_bytes_per_second;
-    Backups::new(router.clone(), dir, formation.cluster, formation.shards, rate)
+    Backups::new(router.clone(), dir, (formation.cluster, formation.shards), rate, Arc::clone(keys))
 }
 
 /// Starts the shards' actors with their clock, keys and providers; timers and outboxes stand still yet.

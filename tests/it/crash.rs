@@ -82,18 +82,21 @@ const STORAGE: [Point; 28] = [
     ("compact.named", 1),
 ];
 
-const PEOPLE: [Point; 14] = [
+const PEOPLE: [Point; 17] = [
     ("erasure.begun", 2),
     ("erasure.before_account", 2),
     ("erasure.before_key", 2),
     ("erasure.advanced", 3),
     ("erasure.key_gone", 2),
     ("rotation.version_added", 2),
+    ("rotation.version_shared", 1),
+    ("rotation.version_active", 1),
     ("rotation.signing_key_rotated", 1),
     ("rotation.audit_key_wrapped", 1),
     ("rotation.fences_raised", 1),
     ("rotation.key_wrapped", 5),
     ("rotation.keys_wrapped", 1),
+    ("rotation.old_retired", 1),
     ("rotation.old_destroyed", 1),
     ("keyset.written", 2),
     ("keyset.named", 2),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::http::Client;
+use crate::http::{Answer, Client};
 use crate::mail::Mailbox;
 use crate::node::Node;
 
@@ -36,9 +36,13 @@ impl Person {
         api.post("/v1/signup", &body).await.expect(202);
         let mail = mailbox.wait_for(email, "", 1).await.remove(0);
         let verified = api.post("/v1/signup/verify", &json!({ "token": mail.token() })).await;
+        Self::verified(email, &api, &verified)
+    }
+
+    /// Who has just taken the link, by the answer to that.
+    pub fn verified(email: &str, api: &Client, verified: &Answer) -> Self {
         let tokens = verified.expect(201).clone();
-        let id = verified.text_at("/user/id");
-        Self::from_tokens(email, id, &api, &tokens)
+        Self::from_tokens(email, verified.text_at("/user/id"), api, &tokens)
     }
 
     /// The same person with the same tokens at another node.

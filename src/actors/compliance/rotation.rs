@@ -3,13 +3,15 @@
 //! This is what closes erasure for good: a data key that was erased may still lie, wrapped, in old pages of the disk, in
 //! the write-ahead log until it is purged, and in backups; with its KEK version gone none of these opens. The same holds
 //! for the keys of the living in backups from before: a restore of such a backup needs the keyrings of today.
-//! Resumable: after a crash the next rotation finds what is still wrapped under old versions by index. Architecture
+//! Every member is given the new version before it is in use ([`super::kek`]), and destroys the old ones when nothing needs
+//! them; one that is away does both when it is back. Resumable: after a crash the next rotation finds what is still wrapped under old versions by index. Architecture
 //! invariant: a version is destroyed only after no stored key needs it, and none that needs it can be stored any more
 //! (ADR 24).
 
 use serde::Serialize;
 
 use super::audit_log::signing_key::{self, OWNER, SigningKey, signing_key_id};
+use super::kek::{self, sharing};
 use super::keyring::fence::{self, KeyFence, fence_id};
 use super::keyring::{BY_VERSION, Command, Keyring, Reply, TABLE, keyring_id};
 use super::service::Compliance;
@@ -28,19 +30,21 @@ pub struct Rotated {
     pub version: u32,
     /// Data keys that were wrapped anew.
     pub rewrapped: u64,
+    /// Members that were not heard to have destroyed the older versions too; they do when they are back.
+    pub waiting: Vec<u64>,
 }
 
 impl Compliance {
     /// Rotates the KEK, wraps every stored key anew and destroys the older versions.
     ///
     /// # Errors
-    /// `conflict` while another rotation runs here; `unavailable` when a shard has no leader: older versions are then
-    /// kept, and the next rotation finishes what is left.
+    /// `conflict` while another rotation runs here or overtook this one; `unavailable` when a shard has no leader, or fewer
+    /// than a majority of the members can be given the new version: older ones are then kept, and the next rotation, on any
+    /// member, finishes what is left.
     pub async fn rotate_keys(&self, identity: &Authority, origin: &Origin) -> Result<Rotated, Error> {
         let running = || Error::conflict("A rotation is under way.");
         let _one = self.rotating.try_lock().map_err(|_| running())?;
-        let version = self.keys.rotate().await.map_err(|error| failed(&error))?;
-        fail_point::reach("rotation.version_added");
+        let version = self.new_version(origin).await?;
         // Not under the idempotency key: a repeat after a crash has a newer version, and must not be told of the key that
         // the first try made under the version that is about to be destroyed.
         identity.rotate_signing_key(&unkeyed(origin)).await?;
@@ -51,11 +55,33 @@ impl Compliance {
         fail_point::reach("rotation.fences_raised");
         let rewrapped = self.rewrap_keyrings(version, origin).await?;
         fail_point::reach("rotation.keys_wrapped");
+        self.agree(kek::Command::Retire { below: version }, origin).await?;
+        fail_point::reach("rotation.old_retired");
         self.keys.destroy_below(version).await.map_err(|error| failed(&error))?;
         fail_point::reach("rotation.old_destroyed");
+        let waiting = sharing::destroyed(&self.router, version).await?;
         self.note(version, origin).await?;
-        tracing::info!(version, rewrapped, "the key-encryption key was rotated");
-        Ok(Rotated { version, rewrapped })
+        tracing::info!(version, rewrapped, ?waiting, "the key-encryption key was rotated");
+        Ok(Rotated { version, rewrapped, waiting })
+    }
+
+    /// A version that wraps on every member from now on. A crash before it is in use leaves a number that is never used.
+    async fn new_version(&self, origin: &Origin) -> Result<u32, Error> {
+        let above = self.keys.versions().last().copied().unwrap_or_default();
+        let version = self.agree(kek::Command::Introduce { above }, origin).await?.introduced;
+        self.keys.make(version).await.map_err(|error| failed(&error))?;
+        fail_point::reach("rotation.version_added");
+        sharing::share(&self.router, self.keys.as_ref(), version).await?;
+        fail_point::reach("rotation.version_shared");
+        self.agree(kek::Command::Activate { version }, origin).await?;
+        fail_point::reach("rotation.version_active");
+        self.keys.wrap_under(version).await.map_err(|error| failed(&error))?;
+        Ok(version)
+    }
+
+    /// Not under the idempotency key: a repeat after a crash is another rotation.
+    async fn agree(&self, command: kek::Command, origin: &Origin) -> Result<kek::Versions, Error> {
+        self.router.ask::<kek::Versions>(&kek::id(), command, &unkeyed(origin)).await
     }
 
     async fn rewrap_audit_key(&self, version: u32, origin: &Origin) -> Result<(), Error> {
@@ -157,5 +183,5 @@ fn unkeyed(origin: &Origin) -> Origin {
 
 fn failed(error: &KeyError) -> Error {
     tracing::error!(%error, "the key service failed in a rotation");
-    Error::internal()
+    error.refusal()
 }

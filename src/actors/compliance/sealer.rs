@@ -187,7 +187,7 @@ fn lost(user_id: &str) -> Error {
 
 fn failed(user_id: &str, error: &KeyError) -> Error {
     tracing::error!(user_id, %error, "the data key of a person cannot be used");
-    Error::internal()
+    error.refusal()
 }
 
 /// Unwrapped keys in two generations: what is used moves to the young one; when that is full, the old one goes.

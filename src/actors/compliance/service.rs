@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::alerts::Monitor;
 use super::audit_log::AuditLog;
 use super::erasure::Eraser;
+use super::kek;
 use super::sealer::KeyringSealer;
 use crate::actors::runtime::Router;
 use crate::kernel::Error;
@@ -46,6 +47,7 @@ impl Compliance {
             tokio::spawn(Arc::clone(&self.eraser).forget_erased(Arc::clone(replica), stopping.clone()));
         }
         let monitor = Monitor::new(self.router.clone(), Arc::clone(&self.audit));
-        tokio::join!(Arc::clone(&self.eraser).run(stopping.clone()), monitor.run(stopping));
+        let agreeing = stopping.run_until_cancelled(kek::sharing::follow(&self.router, self.keys.as_ref()));
+        tokio::join!(Arc::clone(&self.eraser).run(stopping.clone()), monitor.run(stopping.clone()), agreeing);
     }
 }

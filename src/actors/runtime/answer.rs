@@ -85,6 +85,9 @@ impl Router {
                 shard.barrier().await?;
                 Ok(Answer::Released(led.decide_held(*number, *release).await?))
             }
+            Question::HandOutKey { .. } | Question::TakeInKey { .. } | Question::KeyVersions => {
+                self.answer_itself(question).await.unwrap_or_else(|| Err(Error::internal())).map_err(Undelivered::from)
+            }
             Question::Follow { after, kinds } => news(shard, *after, kinds).await,
             Question::ReadCut { id, offset } => {
                 let piece = shard.parts.log.read_cut(*id, *offset, CUT_PIECE).await;
@@ -182,6 +185,9 @@ impl RemoteHandler for Answering {
             Refusal::Unreadable
         })?;
         drop(request);
+        if let Some(answer) = self.router.answer_itself(&question).await {
+            return Ok(encoded(shard, &answer));
+        }
         let replica = self.router.replica(shard).ok_or(Refusal::UnknownShard)?;
         let Some(led) = replica.led() else { return Err(moved(&self.router, shard)) };
         // The caller hears nothing after its deadline; what was begun may still take effect.
@@ -192,12 +198,16 @@ impl RemoteHandler for Answering {
             Err(Undelivered::Refused(error)) => Err(error),
             Err(Undelivered::Moved) => return Err(moved(&self.router, shard)),
         };
-        let encoded = encode_answer(&answer).or_else(|error| {
-            tracing::error!(%shard, %error, "an answer does not encode");
-            encode_answer(&Err(Error::internal()))
-        });
-        Ok(encoded.expect("a refusal encodes"))
+        Ok(encoded(shard, &answer))
     }
+}
+
+fn encoded(shard: ShardId, answer: &Result<Answer, Error>) -> Vec<u8> {
+    let encoded = encode_answer(answer).or_else(|error| {
+        tracing::error!(%shard, %error, "an answer does not encode");
+        encode_answer(&Err(Error::internal()))
+    });
+    encoded.expect("a refusal encodes")
 }
 
 fn moved(router: &Router, shard: ShardId) -> Refusal {

@@ -19,6 +19,7 @@ use super::remote::{Refusal, Remote, RemoteError};
 use super::router::Router;
 use super::shard::Undelivered;
 use crate::kernel::{Error, ShardId};
+use crate::providers::keys::KeyWrapper;
 
 /// How long a question waits for a shard to get a leader.
 const LEADER_WAIT: Duration = Duration::from_secs(5);
@@ -37,6 +38,8 @@ pub(super) struct Way {
     stopping: CancellationToken,
     /// How the cluster began, once that is known.
     aftermath: Arc<OnceLock<Aftermath>>,
+    /// What members have in common beside the shards.
+    pub(super) keys: OnceLock<Arc<dyn KeyWrapper>>,
 }
 
 /// What came of asking one node.
@@ -49,7 +52,7 @@ enum Heard {
 impl Way {
     pub fn new(stopping: CancellationToken, aftermath: Arc<OnceLock<Aftermath>>) -> Self {
         let (remote, leaders, peers) = (OnceLock::new(), RwLock::default(), RwLock::default());
-        Self { remote, leaders, peers, away: watch::Sender::default(), stopping, aftermath }
+        Self { remote, leaders, peers, away: watch::Sender::default(), stopping, aftermath, keys: OnceLock::new() }
     }
 
     pub fn away(&self) -> &watch::Sender<BTreeSet<ShardId>> {
@@ -62,6 +65,29 @@ impl Way {
 
     pub fn connect(&self, node: u64, remote: Arc<dyn Remote>) {
         let _ = self.remote.set((node, remote));
+    }
+
+    pub fn node(&self) -> Option<u64> {
+        self.remote.get().map(|(node, _)| *node)
+    }
+
+    /// Other members, as this node knows them.
+    pub fn others(&self) -> Vec<u64> {
+        let (peers, own) = (self.peers.read().unwrap_or_else(PoisonError::into_inner), self.node());
+        peers.iter().copied().filter(|node| Some(*node) != own).collect()
+    }
+
+    pub async fn call(
+        &self,
+        node: u64,
+        shard: ShardId,
+        bytes: Vec<u8>,
+        until: Instant,
+    ) -> Result<Vec<u8>, RemoteError> {
+        let Some((_, remote)) = self.remote.get() else { return Err(RemoteError::Unreachable { node }) };
+        tokio::time::timeout_at(until, remote.call(node, shard, bytes, until))
+            .await
+            .unwrap_or(Err(RemoteError::Lost { node }))
     }
 
     pub fn set_peers(&self, peers: Vec<u64>) {
@@ -81,9 +107,8 @@ impl Way {
     }
 
     /// Any other node, in turn.
-    fn any(&self, turn: u32, own: u64) -> Option<u64> {
-        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
-        let others: Vec<u64> = peers.iter().copied().filter(|node| *node != own).collect();
+    fn any(&self, turn: u32) -> Option<u64> {
+        let others = self.others();
         (!others.is_empty()).then(|| others[turn as usize % others.len()])
     }
 
@@ -149,7 +174,7 @@ impl Router {
             }
             if let Some((own, _)) = self.way().remote.get() {
                 let leader = hint.take().or(known.leader).or_else(|| self.way().remembered(shard));
-                let target = leader.or_else(|| self.way().any(turn, *own));
+                let target = leader.or_else(|| self.way().any(turn));
                 if let Some(node) = target.filter(|node| node != own) {
                     let bytes = match &request {
                         Some(bytes) => bytes,

@@ -16,7 +16,7 @@ use super::log::Leadership;
 use super::question::{Answer, Followed, Question};
 use super::replica::Replica;
 use super::router::Router;
-use crate::kernel::{Error, ShardId};
+use crate::kernel::{EntityId, Error, ShardId};
 use crate::storage::state::{FeedEntry, Progress};
 
 const PAGE: usize = 512;
@@ -120,6 +120,18 @@ impl Follower {
                 changed = self.applied.changed() => changed.ok()?,
                 changed = self.leadership.changed() => changed.ok()?,
                 changed = moved => changed.ok()?,
+            }
+        }
+    }
+
+    /// Waits until something may have happened to an entity, or so much time has passed; false when the state is gone.
+    pub async fn hears_of(&mut self, entity: &EntityId, within: Duration) -> bool {
+        let until = Instant::now() + within;
+        loop {
+            match tokio::time::timeout_at(until, self.next()).await {
+                Ok(None) => return false,
+                Ok(Some(news)) if !news.gap && news.entries.iter().all(|entry| entry.entity != *entity) => {}
+                Ok(Some(_)) | Err(_) => return true,
             }
         }
     }

@@ -24,6 +24,7 @@ pub mod follow;
 mod gauges;
 pub mod kinds;
 pub mod log;
+mod member;
 pub mod message;
 pub mod outbox;
 mod proposal;

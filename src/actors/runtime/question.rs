@@ -15,7 +15,7 @@ const QUESTION: u8 = 0x51;
 const ANSWER: u8 = 0x52;
 const VERSION: u16 = 1;
 
-/// A question to the node that leads a shard.
+/// A question to the node that leads a shard, or to a node itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Question {
     /// Work for an entity.
@@ -49,6 +49,12 @@ pub enum Question {
     /// What happens on the shard from now on, or after this position of its feed, to entities of these kinds. Waits for it,
     /// for a while.
     Follow { after: Option<u64>, kinds: Vec<Followed> },
+    /// Of the node itself, as the next two: a version of the key-encryption key, encrypted under the root key.
+    HandOutKey { version: u32 },
+    /// To keep such a version.
+    TakeInKey { version: u32, sealed: Vec<u8> },
+    /// Which versions it has.
+    KeyVersions,
 }
 
 impl Question {
@@ -67,7 +73,10 @@ impl Question {
             | Self::Report
             | Self::ReadCut { .. }
             | Self::Held { .. }
-            | Self::Follow { .. } => true,
+            | Self::Follow { .. }
+            | Self::HandOutKey { .. }
+            | Self::TakeInKey { .. }
+            | Self::KeyVersions => true,
         }
     }
 
@@ -109,6 +118,8 @@ pub enum Answer {
         gap: bool,
         entries: Vec<FeedEntry>,
     },
+    /// Oldest first.
+    KeyVersions(Vec<u32>),
 }
 
 /// A kind of entities whose entries in a feed are wanted.
@@ -169,12 +180,16 @@ mod tests {
             Question::Subject(id),
             Question::NextDue(Timestamp::ZERO),
             Question::Report,
+            Question::HandOutKey { version: 2 },
+            Question::TakeInKey { version: 2, sealed: vec![7; 60] },
+            Question::KeyVersions,
             Question::Follow { after: Some(3), kinds: vec![Followed { kind: "inbox".to_owned(), events: false }] },
         ];
         let answers = [
             Ok(Answer::Done),
             Ok(Answer::Subject(Some(Some("usr_1".to_owned())))),
             Ok(Answer::Rest { quiet: true, applied: 7 }),
+            Ok(Answer::KeyVersions(vec![1, 2])),
             Err(Error::invalid("/name", "is too long")),
         ];
         let mut seeds: Vec<Vec<u8>> = questions.iter().map(|asked| asked.encode().expect("encodes")).collect();

@@ -2,7 +2,8 @@
 //!
 //! `root.key` holds 32 random bytes; `keyset` holds the KEK versions and the derivation secret, each sealed with
 //! AES-256-GCM under the root key. Both are made at first start with mode 0600 and synced before first use, and
-//! replaced only by an atomic rename. A keyset without its root key is never papered over with a new one. The two
+//! replaced only by an atomic rename. All members of a cluster have the same root key, under which new versions travel
+//! between them. A keyset without its root key is never papered over with a new one. The two
 //! files are enough to read everything: back them up apart from the data.
 
 use std::collections::BTreeMap;
@@ -10,7 +11,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use async_trait::async_trait;
 use base64::Engine;
@@ -46,9 +47,16 @@ struct Inner {
     directory: PathBuf,
     root: Key,
     derivation: Key,
-    keks: RwLock<BTreeMap<u32, Key>>,
+    keks: RwLock<Keks>,
     /// Held while the keyset file is being replaced.
     writing: Mutex<()>,
+}
+
+/// The versions of the KEK, and which of them wraps; there always is that one.
+#[derive(Clone)]
+struct Keks {
+    current: u32,
+    keys: BTreeMap<u32, Key>,
 }
 
 /// The stored form of the keyset; every value is base64 of `nonce ‖ ciphertext ‖ tag`.
@@ -58,6 +66,9 @@ struct StoredKeyset {
     format: u32,
     derivation: String,
     keks: BTreeMap<u32, String>,
+    /// The version that wraps, where that is not the newest: while a rotation hands that one out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    current: Option<u32>,
 }
 
 impl FileKeys {
@@ -90,7 +101,8 @@ impl FileKeys {
         let (derivation, keks) = match keyset {
             Some(text) => parse_keyset(&keyset_path, &text, &root)?,
             None => {
-                let (derivation, keks) = (random_key(), BTreeMap::from([(1, random_key())]));
+                let keks = Keks { current: 1, keys: BTreeMap::from([(1, random_key())]) };
+                let derivation = random_key();
                 write_keyset(directory, &root, &derivation, &keks)?;
                 (derivation, keks)
             }
@@ -99,28 +111,46 @@ impl FileKeys {
         let inner = Inner { directory: directory.to_owned(), root, derivation, keks, writing };
         Ok(Self { inner: Arc::new(inner) })
     }
+
+    /// Writes these keys over those of another directory with the same root key.
+    ///
+    /// # Errors
+    /// [`KeyError::Io`].
+    pub fn copy_to(&self, directory: &Path) -> Result<(), KeyError> {
+        write_keyset(directory, &self.inner.root, &self.inner.derivation, &self.inner.keks())
+    }
 }
 
 impl Inner {
-    fn kek(&self, version: u32) -> Option<Key> {
-        self.keks.read().unwrap_or_else(PoisonError::into_inner).get(&version).cloned()
+    fn keks(&self) -> RwLockReadGuard<'_, Keks> {
+        self.keks.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn kek(&self, version: u32) -> Result<Key, KeyError> {
+        self.keks().keys.get(&version).cloned().ok_or(KeyError::NoSuchVersion { version })
     }
 
     fn current(&self) -> (u32, Key) {
-        let keks = self.keks.read().unwrap_or_else(PoisonError::into_inner);
-        let (version, key) = keks.last_key_value().expect("a keyset always has a current version");
-        (*version, key.clone())
+        let keks = self.keks();
+        (keks.current, keks.keys.get(&keks.current).expect("a keyset always has a current version").clone())
     }
 
-    /// Writes the keyset that `change` makes of the present one, then takes it into use.
-    fn replace(&self, change: impl FnOnce(&mut BTreeMap<u32, Key>)) -> Result<u32, KeyError> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut keks = self.keks.read().unwrap_or_else(PoisonError::into_inner).clone();
-        change(&mut keks);
-        let version = *keks.last_key_value().expect("a keyset always has a current version").0;
-        write_keyset(&self.directory, &self.root, &self.derivation, &keks)?;
-        *self.keks.write().unwrap_or_else(PoisonError::into_inner) = keks;
-        Ok(version)
+    /// Writes the keyset that `change` makes of the present one, if it changes it, then takes it into use.
+    async fn replace(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut Keks) -> Result<bool, KeyError> + Send + 'static,
+    ) -> Result<(), KeyError> {
+        let inner = Arc::clone(self);
+        let replaced = tokio::task::spawn_blocking(move || {
+            let _writing = inner.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut keks = inner.keks().clone();
+            if change(&mut keks)? {
+                write_keyset(&inner.directory, &inner.root, &inner.derivation, &keks)?;
+                *inner.keks.write().unwrap_or_else(PoisonError::into_inner) = keks;
+            }
+            Ok(())
+        });
+        replaced.await.map_err(|error| failed(&self.directory.join(KEYSET_FILE), "written", io::Error::other(error)))?
     }
 }
 
@@ -133,7 +163,7 @@ impl KeyWrapper for FileKeys {
 
     async fn unwrap(&self, owner: &str, wrapped: &WrappedKey) -> Result<Zeroizing<[u8; 32]>, KeyError> {
         let version = wrapped.version;
-        let kek = self.inner.kek(version).ok_or(KeyError::NoSuchVersion { version })?;
+        let kek = self.inner.kek(version)?;
         open(&kek, &owner_place(owner), &wrapped.bytes).ok_or(KeyError::DoesNotOpen)
     }
 
@@ -142,27 +172,57 @@ impl KeyWrapper for FileKeys {
     }
 
     fn versions(&self) -> Vec<u32> {
-        self.inner.keks.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+        self.inner.keks().keys.keys().copied().collect()
     }
 
-    async fn rotate(&self) -> Result<u32, KeyError> {
-        let inner = Arc::clone(&self.inner);
-        let rotated = tokio::task::spawn_blocking(move || {
-            inner.replace(|keks| {
-                let next = keks.last_key_value().map_or(1, |(version, _)| version + 1);
-                keks.insert(next, random_key());
-            })
-        });
-        rotated.await.map_err(|error| interrupted(&self.inner.directory, error))?
+    async fn make(&self, version: u32) -> Result<(), KeyError> {
+        let change = move |keks: &mut Keks| match keks.keys.last_key_value() {
+            Some((newest, _)) if *newest == version => Ok(false),
+            Some((newest, _)) if *newest > version => Err(KeyError::NoSuchVersion { version }),
+            _ => Ok(keks.keys.insert(version, random_key()).is_none()),
+        };
+        self.inner.replace(change).await
+    }
+
+    async fn wrap_under(&self, version: u32) -> Result<(), KeyError> {
+        let change = move |keks: &mut Keks| {
+            if keks.current >= version {
+                return Ok(false);
+            }
+            keks.keys.get(&version).ok_or(KeyError::NoSuchVersion { version })?;
+            keks.current = version;
+            Ok(true)
+        };
+        self.inner.replace(change).await
+    }
+
+    async fn hand_out(&self, version: u32) -> Result<Vec<u8>, KeyError> {
+        Ok(seal(&self.inner.root, &kek_place(version), &*self.inner.kek(version)?))
+    }
+
+    async fn take_in(&self, version: u32, sealed: &[u8]) -> Result<(), KeyError> {
+        let key = open(&self.inner.root, &kek_place(version), sealed).ok_or(KeyError::DoesNotOpen)?;
+        let change = move |keks: &mut Keks| match keks.keys.get(&version) {
+            Some(held) if *held == key => Ok(false),
+            Some(_) => Err(KeyError::DoesNotOpen),
+            // Destroyed here, and so on its way out everywhere.
+            None if keks.keys.first_key_value().is_some_and(|(oldest, _)| *oldest > version) => {
+                Err(KeyError::NoSuchVersion { version })
+            }
+            None => Ok(keks.keys.insert(version, key).is_none()),
+        };
+        self.inner.replace(change).await
     }
 
     async fn destroy_below(&self, version: u32) -> Result<(), KeyError> {
-        let inner = Arc::clone(&self.inner);
-        if version > inner.current().0 {
-            return Err(KeyError::NoSuchVersion { version });
-        }
-        let replaced = tokio::task::spawn_blocking(move || inner.replace(|keks| *keks = keks.split_off(&version)));
-        replaced.await.map_err(|error| interrupted(&self.inner.directory, error))?.map(|_| ())
+        let change = move |keks: &mut Keks| {
+            if version > keks.current {
+                return Err(KeyError::NoSuchVersion { version });
+            }
+            let kept = keks.keys.split_off(&version);
+            Ok(std::mem::replace(&mut keks.keys, kept).len() > 0)
+        };
+        self.inner.replace(change).await
     }
 
     fn derive(&self, label: &str) -> Zeroizing<[u8; 32]> {
@@ -238,7 +298,7 @@ fn parse_root(path: &Path, text: &str) -> Result<Key, KeyError> {
     })
 }
 
-fn parse_keyset(path: &Path, text: &str, root: &[u8; 32]) -> Result<(Key, BTreeMap<u32, Key>), KeyError> {
+fn parse_keyset(path: &Path, text: &str, root: &[u8; 32]) -> Result<(Key, Keks), KeyError> {
     let stored: StoredKeyset =
         serde_json::from_str(text).map_err(|error| refused(path, &format!("not a keyset: {error}; {FROM_BACKUP}")))?;
     if stored.format != 1 || stored.keks.is_empty() {
@@ -254,24 +314,25 @@ fn parse_keyset(path: &Path, text: &str, root: &[u8; 32]) -> Result<(Key, BTreeM
             refused(path, &problem)
         })
     };
-    let mut keks = BTreeMap::new();
+    let mut keys = BTreeMap::new();
     for (version, text) in &stored.keks {
-        keks.insert(*version, opened(&kek_place(*version), text)?);
+        keys.insert(*version, opened(&kek_place(*version), text)?);
     }
-    Ok((opened(DERIVATION_PLACE, &stored.derivation)?, keks))
+    let current = stored.current.or(keys.last_key_value().map(|(newest, _)| *newest));
+    let Some(current) = current.filter(|current| keys.contains_key(current)) else {
+        return Err(refused(path, &format!("the version that wraps is missing; {FROM_BACKUP}")));
+    };
+    Ok((opened(DERIVATION_PLACE, &stored.derivation)?, Keks { current, keys }))
 }
 
-fn write_keyset(
-    directory: &Path,
-    root: &[u8; 32],
-    derivation: &[u8; 32],
-    keks: &BTreeMap<u32, Key>,
-) -> Result<(), KeyError> {
+fn write_keyset(directory: &Path, root: &[u8; 32], derivation: &[u8; 32], keks: &Keks) -> Result<(), KeyError> {
     let sealed = |place: &str, key: &[u8; 32]| BASE64.encode(seal(root, place, key));
+    let newest = keks.keys.last_key_value().map(|(newest, _)| *newest);
     let stored = StoredKeyset {
         format: 1,
         derivation: sealed(DERIVATION_PLACE, derivation),
-        keks: keks.iter().map(|(version, key)| (*version, sealed(&kek_place(*version), key))).collect(),
+        keks: keks.keys.iter().map(|(version, key)| (*version, sealed(&kek_place(*version), key))).collect(),
+        current: Some(keks.current).filter(|current| newest != Some(*current)),
     };
     let text = serde_json::to_vec_pretty(&stored).expect("text always serializes");
     write_private(&directory.join(KEYSET_FILE), &text)
@@ -334,10 +395,6 @@ fn refused(path: &Path, problem: &str) -> KeyError {
 
 fn failed(path: &Path, action: &'static str, source: io::Error) -> KeyError {
     KeyError::Io { path: path.display().to_string(), action, source }
-}
-
-fn interrupted(directory: &Path, error: tokio::task::JoinError) -> KeyError {
-    failed(&directory.join(KEYSET_FILE), "written", io::Error::other(error))
 }
 
 #[cfg(test)]

@@ -33,7 +33,13 @@ async fn rotation_keeps_old_keys_readable_until_they_are_destroyed() {
     let dir = directory();
     let keys = FileKeys::open(dir.path()).expect("made");
     let (old, derived) = (keys.wrap("usr_a", &[1; 32]).await.expect("wrapped"), keys.derive("x"));
-    assert_eq!((old.version, keys.rotate().await.expect("rotated")), (1, 2));
+    keys.make(2).await.expect("made");
+    for keys in [&keys, &FileKeys::open(dir.path()).expect("opened")] {
+        assert_eq!((old.version, keys.current_version(), keys.versions()), (1, 1, vec![1, 2]), "only unwraps yet");
+    }
+    keys.wrap_under(2).await.expect("wraps");
+    keys.wrap_under(1).await.expect("a late word changes nothing");
+    assert!(matches!(keys.wrap_under(3).await, Err(KeyError::NoSuchVersion { version: 3 })));
     let new = keys.wrap("usr_a", &[1; 32]).await.expect("wrapped");
     assert_eq!((new.version, keys.versions()), (2, vec![1, 2]));
     assert_eq!(*keys.unwrap("usr_a", &old).await.expect("unwrapped"), [1; 32]);
@@ -45,6 +51,33 @@ async fn rotation_keeps_old_keys_readable_until_they_are_destroyed() {
         assert_eq!(*keys.unwrap("usr_a", &new).await.expect("unwrapped"), [1; 32]);
         assert_eq!((keys.versions(), keys.derive("x") == derived), (vec![2], true));
     }
+}
+
+#[tokio::test]
+async fn a_new_version_travels_to_members_with_the_same_root_key_alone() {
+    let (ours, theirs, strangers) = (directory(), directory(), directory());
+    let keys = FileKeys::open(ours.path()).expect("made");
+    for name in [ROOT_FILE, KEYSET_FILE] {
+        fs::copy(ours.path().join(name), theirs.path().join(name)).expect("copied");
+    }
+    let (member, stranger) = (FileKeys::open(theirs.path()).expect("opened"), FileKeys::open(strangers.path()));
+    keys.make(2).await.expect("made");
+    keys.make(2).await.expect("again");
+    let sealed = keys.hand_out(2).await.expect("sealed");
+    assert!(matches!(stranger.expect("made").take_in(2, &sealed).await, Err(KeyError::DoesNotOpen)));
+    assert!(matches!(member.take_in(3, &sealed).await, Err(KeyError::DoesNotOpen)), "as another version");
+    member.take_in(2, &sealed).await.expect("kept");
+    member.take_in(2, &keys.hand_out(2).await.expect("sealed")).await.expect("the same again");
+    keys.wrap_under(2).await.expect("wraps");
+    let wrapped = keys.wrap("usr_a", &[1; 32]).await.expect("wrapped");
+    let member = FileKeys::open(theirs.path()).expect("opened");
+    assert_eq!((member.current_version(), *member.unwrap("usr_a", &wrapped).await.expect("opens")), (1, [1; 32]));
+    assert!(
+        matches!(member.make(2).await, Ok(())) && matches!(member.make(1).await, Err(KeyError::NoSuchVersion { .. }))
+    );
+    keys.destroy_below(2).await.expect("destroyed");
+    let late = member.hand_out(1).await.expect("sealed");
+    assert!(matches!(keys.take_in(1, &late).await, Err(KeyError::NoSuchVersion { version: 1 })), "stays destroyed");
 }
 
 #[test]

@@ -19,6 +19,8 @@ mod returns;
 #[cfg(all(feature = "failpoints", feature = "peers"))]
 mod roaming;
 #[cfg(all(feature = "failpoints", feature = "peers"))]
+mod rotation;
+#[cfg(all(feature = "failpoints", feature = "peers"))]
 mod sales;
 #[cfg(all(feature = "failpoints", feature = "peers"))]
 mod silence;

@@ -145,5 +145,5 @@ async fn fresh_key(keys: &dyn KeyWrapper, origin: &str) -> Result<StoredKey, Err
 
 fn failed(error: &KeyError) -> Error {
     tracing::error!(%error, "the audit signing key cannot be used");
-    Error::internal()
+    error.refusal()
 }

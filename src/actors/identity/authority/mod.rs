@@ -332,7 +332,7 @@ pub fn client(user_agent: Option<&str>, origin: &Origin) -> Client {
 
 fn key_service_failed(error: crate::providers::keys::KeyError) -> Error {
     tracing::error!(error = &error as &dyn std::error::Error, "the key service failed for a signing key");
-    Error::internal()
+    error.refusal()
 }
 
 /// Answers leave at whole multiples of this after their request came in, where the time taken would tell something.

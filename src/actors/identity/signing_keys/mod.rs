@@ -83,7 +83,9 @@ pub struct SigningKeys {
 
 impl SigningKeys {
     fn rotate(&self, context: &Context, key: SigningKey, life_seconds: i64) -> Decision<Self> {
-        if self.keys.iter().any(|known| known.kid == key.kid) {
+        // One that a rotation made which another one overtook: what wraps it is about to be destroyed.
+        let late = self.keys.first().is_some_and(|first| first.wrapped_seed.version > key.wrapped_seed.version);
+        if late || self.keys.iter().any(|known| known.kid == key.kid) {
             return Decision::reply(Reply::Keys(self.keys.clone()));
         }
         let target = format!("key:{}", key.kid);

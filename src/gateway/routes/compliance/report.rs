@@ -4,6 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::actors::compliance::report::{Control, Finding};
+use crate::actors::compliance::rotation::Rotated;
 use crate::gateway::{Access, Call, Class, Endpoint, LimitClass, Reply};
 use crate::kernel::{Error, Timestamp};
 
@@ -25,7 +26,8 @@ pub(super) fn admin_endpoints() -> Vec<Endpoint> {
             .summary("Rotate the key-encryption key, wrap every key anew and destroy the older versions")
             .description(
                 "After it, what was erased cannot be opened from old disks and backups even with the root key of then. \
-                 Answers when done.",
+                 With more than one member each gets the new version before it is in use; one that is down, when it is \
+                 back. Answers when done. After a failure ask again, any member: it begins anew and finishes what is left.",
             )
             .tag("compliance")
             .access(Access::Operator)
@@ -87,13 +89,12 @@ struct RotatedView {
     version: u32,
     /// Data keys that were wrapped anew.
     rewrapped: u64,
+    /// Members that were not heard to have destroyed the older versions too: away, or slow. They do it when they are back.
+    waiting: Vec<u64>,
 }
 
 async fn rotate_keys(call: Call<()>) -> Result<Reply, Error> {
-    // The new version would be in this node's keyset alone, and destroying the old ones would lock the others out.
-    if call.services.cluster.view().borrow().members.len() > 1 {
-        return Err(Error::conflict("Keys can only be rotated while the cluster has one member."));
-    }
     let rotated = call.services.compliance.rotate_keys(&call.services.identity, &call.origin).await?;
-    Ok(Reply::ok(&RotatedView { version: rotated.version, rewrapped: rotated.rewrapped }))
+    let Rotated { version, rewrapped, waiting } = rotated;
+    Ok(Reply::ok(&RotatedView { version, rewrapped, waiting }))
 }

@@ -136,8 +136,20 @@ impl KeyWrapper for Counting {
         self.keys.versions()
     }
 
-    async fn rotate(&self) -> Result<u32, KeyError> {
-        self.keys.rotate().await
+    async fn make(&self, version: u32) -> Result<(), KeyError> {
+        self.keys.make(version).await
+    }
+
+    async fn wrap_under(&self, version: u32) -> Result<(), KeyError> {
+        self.keys.wrap_under(version).await
+    }
+
+    async fn hand_out(&self, version: u32) -> Result<Vec<u8>, KeyError> {
+        self.keys.hand_out(version).await
+    }
+
+    async fn take_in(&self, version: u32, sealed: &[u8]) -> Result<(), KeyError> {
+        self.keys.take_in(version, sealed).await
     }
 
     async fn destroy_below(&self, version: u32) -> Result<(), KeyError> {
