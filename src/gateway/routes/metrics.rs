@@ -6,6 +6,7 @@ use super::health;
 use crate::actors::members::MemberState;
 use crate::gateway::{Access, Call, Endpoint, LimitClass, Reply};
 use crate::kernel::Error;
+use crate::storage::state::damage_set_aside;
 use crate::telemetry;
 
 /// Metrics, on the admin listener and on that of telemetry: open to scrapers, without personal data.
@@ -36,12 +37,15 @@ async fn get_metrics(call: Call<()>) -> Result<Reply, Error> {
     Ok(Reply::bytes(200, "text/plain; version=0.0.4", telemetry::render_metrics()))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "bytes of a disk are below 2^52")]
+#[expect(clippy::cast_precision_loss, reason = "bytes and files of a disk are below 2^52")]
 fn disk(call: &Call<()>) {
     let dir = &call.services.settings.node.data_dir;
     if let (Ok(free), Ok(total)) = (fs4::available_space(dir), fs4::total_space(dir)) {
         gauge!("construct_disk_free_bytes").set(free as f64);
         gauge!("construct_disk_total_bytes").set(total as f64);
+    }
+    if let Ok(found) = damage_set_aside(dir) {
+        gauge!("construct_damage_set_aside").set(found as f64);
     }
 }
 

@@ -11,6 +11,8 @@ use crate::storage::sync_range;
 
 /// What the names of trees begin with; the shard follows.
 const TREE: &str = "shard-";
+/// What the names of damaged databases begin with; a number follows.
+const ASIDE: &str = "state.damaged-";
 const LOCK_TRIES: u32 = 40;
 const LOCK_PAUSE: Duration = Duration::from_millis(25);
 
@@ -63,10 +65,31 @@ fn pause(time: Duration) {
     thread::sleep(time);
 }
 
+/// Databases and snapshots of a data directory that were found damaged and are kept under another name.
+///
+/// # Errors
+/// What the system says.
+pub fn damage_set_aside(data_dir: &Path) -> io::Result<u64> {
+    let count = |dir: &Path, is_one: &dyn Fn(&Path) -> bool| -> io::Result<u64> {
+        let mut found = 0;
+        for entry in fs::read_dir(dir)? {
+            found += u64::from(is_one(&entry?.path()));
+        }
+        Ok(found)
+    };
+    let name =
+        |path: &Path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(ASIDE));
+    let mut found = count(data_dir, &name)?;
+    for shard in fs::read_dir(data_dir.join("snapshots"))? {
+        found += count(&shard?.path(), &|path| path.extension().is_some_and(|extension| extension == "damaged"))?;
+    }
+    Ok(found)
+}
+
 pub(super) fn set_aside(path: &Path, why: &str) -> Result<(), StateError> {
     let mut number = 1u32;
     let aside = loop {
-        let aside = path.with_file_name(format!("state.damaged-{number}"));
+        let aside = path.with_file_name(format!("{ASIDE}{number}"));
         if !aside.exists() {
             break aside;
         }

@@ -38,6 +38,7 @@ use crate::kernel::{EntityId, Op, OpOutcome, ShardId, Timestamp, fail_point};
 
 use base::Base;
 pub use compact::{Compaction, compact};
+pub use database::damage_set_aside;
 use keys::Parts;
 use layers::{Changes, Layers};
 pub use machine::ShardMachine;

@@ -329,7 +329,7 @@ impl Shared {
     /// Writes the round that a crash may have left half-written.
     /// True when a shard had lost what it confirmed and is to be rebuilt.
     fn write_again(&self, rounds: Vec<Round<Changes>>) -> Result<bool, StateError> {
-        let (mut lost, gate) = (false, self.gate());
+        let (mut lost, gate) = (0_u32, self.gate());
         for round in rounds {
             let base = self.base(&gate, round.shard)?;
             let held = base.header()?.and_then(|header| header.applied);
@@ -339,11 +339,12 @@ impl Shared {
                 tracing::error!(shard = %round.shard, ?held, follows = ?round.follows,
                     "the state store lost a flush it had confirmed; the shard is rebuilt from its snapshot and the log");
                 base.write(&keys::header(), None)?;
-                lost = true;
+                lost += 1;
             }
         }
         gate.db.flush()?;
-        Ok(lost)
+        metrics::gauge!("construct_state_rebuilt_shards").set(f64::from(lost));
+        Ok(lost > 0)
     }
 
     /// Reads what opening a shard reads, so that damage there is found before anything stands on it.

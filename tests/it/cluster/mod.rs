@@ -1,6 +1,8 @@
 //! Clusters of real processes: joined by token, asked at any node.
 
 mod between;
+#[cfg(all(feature = "failpoints", feature = "peers"))]
+mod damage;
 mod far;
 #[cfg(all(feature = "failpoints", feature = "peers"))]
 mod faults;

@@ -21,7 +21,7 @@ use crate::person::{self, Person};
 
 /// What a damaged file of a kind may lead to, besides a node that serves what it served before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
+pub enum Kind {
     /// Made anew at every start.
     Lock,
     /// Two files, of which one is enough.
@@ -47,7 +47,7 @@ enum Kind {
 
 impl Kind {
     /// Of a path below the data directory.
-    fn of(path: &str) -> Option<Self> {
+    pub fn of(path: &str) -> Option<Self> {
         let parts: Vec<&str> = path.split('/').collect();
         Some(match parts[..] {
             ["LOCK"] => Self::Lock,
@@ -79,7 +79,7 @@ impl Kind {
 }
 
 /// Every file below `root`, with its path from there.
-fn files(root: &Path) -> BTreeMap<String, PathBuf> {
+pub fn files(root: &Path) -> BTreeMap<String, PathBuf> {
     let (mut found, mut open) = (BTreeMap::new(), vec![root.to_owned()]);
     while let Some(path) = open.pop() {
         if path.is_dir() {

@@ -6,4 +6,4 @@ mod ledger;
 mod power;
 mod victim;
 mod volume;
-mod whole_node;
+pub mod whole_node;
