@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
 use crate::actors::restoration::Beginning;
-use crate::kernel::codec;
+use crate::kernel::{codec, fail_point};
 
 const KIND: u8 = 0x54;
 const VERSION: u16 = 1;
@@ -28,7 +28,10 @@ pub struct Pending {
 /// # Errors
 /// What the system says.
 pub fn begin(data_dir: &Path) -> io::Result<()> {
-    write(data_dir, UNFINISHED, b"")
+    File::create(data_dir.join(UNFINISHED))?.sync_all()?;
+    File::open(data_dir)?.sync_all()?;
+    fail_point::reach("beginning.begun");
+    Ok(())
 }
 
 /// Whether a making was begun here and did not come to its end.
@@ -45,7 +48,10 @@ pub fn finish(data_dir: &Path, pending: &Pending) -> io::Result<()> {
     let bytes = codec::encode_record(KIND, VERSION, &pending.beginning).map_err(io::Error::other)?;
     write(data_dir, ERASURES, pending.erasures.join("\n").as_bytes())?;
     write(data_dir, FILE, &bytes)?;
-    remove(data_dir, UNFINISHED)
+    fail_point::reach("beginning.noted");
+    remove(data_dir, UNFINISHED)?;
+    fail_point::reach("beginning.finished");
+    Ok(())
 }
 
 /// What the first start has to do, if it is still to come.

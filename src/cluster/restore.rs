@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::beginning::{self, Pending};
-use super::raft::{Formation, FormationError, adopt, is_formed, planting};
+use super::raft::{Formation, FormationError, adopt, planting};
 use super::secrets;
 use crate::actors::restoration::{Beginning, Cause};
 use crate::actors::runtime::aftermath::Aftermath;
@@ -115,7 +115,8 @@ pub(super) fn clear(dir: &Path) -> Result<(), RestoreError> {
         if KEPT.iter().any(|kept| name == *kept) || name == "lost+found" {
             continue;
         }
-        if !unfinished || (is_formed(dir) && beginning::pending(dir)?.is_some()) {
+        // While the mark is there no node has started over it.
+        if !unfinished {
             return Err(RestoreError::InUse(dir.to_owned()));
         }
         if entry.file_type()?.is_dir() {

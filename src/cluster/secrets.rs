@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::codec;
+use crate::kernel::{codec, fail_point};
 
 const KIND: u8 = 0x53;
 const VERSION: u16 = 1;
@@ -46,6 +46,7 @@ pub fn unpack(data_dir: &Path, bytes: &[u8]) -> io::Result<()> {
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&partial, data_dir.join(name))?;
+        fail_point::reach("secrets.file_named");
     }
     File::open(data_dir)?.sync_all()
 }

@@ -212,7 +212,14 @@ fn points_of(directory: &Path, found: &mut BTreeSet<String>) {
 fn every_fail_point_has_its_crash() {
     let mut placed = BTreeSet::new();
     points_of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut placed);
-    let groups = [&COMMAND[..], &STORAGE, &PEOPLE, &crate::sms_crash::POINTS, &crate::disk::damage::FIRST_START];
+    let groups = [
+        &COMMAND[..],
+        &STORAGE,
+        &PEOPLE,
+        &crate::sms_crash::POINTS,
+        &crate::backup::crashing::POINTS,
+        &crate::disk::damage::FIRST_START,
+    ];
     let crashed: BTreeSet<String> = groups.concat().into_iter().map(|(name, _)| name.to_owned()).collect();
     assert!(placed.len() > 50, "{placed:?}");
     assert_eq!(placed, crashed, "placed, and crashed at");

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::link::ClusterId;
+use crate::kernel::fail_point;
 
 const FILE: &str = "cluster.json";
 const COPY: &str = "cluster.copy.json";
@@ -142,6 +143,7 @@ pub fn adopt(data_dir: &Path, formation: &Formation) -> Result<(), FormationErro
     let stored = Stored { checksum: stored.sum(), ..stored };
     for name in [FILE, COPY] {
         write(data_dir, name, &stored)?;
+        fail_point::reach("formation.adopted");
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::io;
 use openraft::storage::RaftLogStorage;
 use openraft::vote::RaftLeaderId;
 
-use crate::kernel::ShardId;
+use crate::kernel::{ShardId, fail_point};
 use crate::storage::state::{Header, LogPosition, Membership};
 use crate::storage::types::{LeaderId, LogId, Vote};
 use crate::storage::wal::Wal;
@@ -29,5 +29,7 @@ pub async fn begin_log(wal: &Wal, shard: ShardId, at: LogPosition, node: u64) ->
     let mut log = wal.group(shard.0);
     log.purge(LogId::new(LeaderId::new(at.term, at.node).to_committed(), at.index)).await?;
     // Returns once it is durable, and what was written before it, too.
-    log.save_vote(&Vote::new(at.term + 1, node)).await
+    log.save_vote(&Vote::new(at.term + 1, node)).await?;
+    fail_point::reach("planting.log_begun");
+    Ok(())
 }

@@ -1,5 +1,7 @@
 //! Backups of running clusters, by the command line.
 
+#[cfg(feature = "failpoints")]
+pub mod crashing;
 mod recovering;
 mod restoring;
 mod taking;
