@@ -207,6 +207,10 @@ impl Shared {
         let until = Instant::now() + self.options.flush_every / 2;
         loop {
             let mut gate = self.gate();
+            if gate.installing > 0 {
+                // A copy would lack what is being written.
+                return;
+            }
             if gate.compacting.copy.is_none() {
                 let waits = gate.compacting.not_before.is_some_and(|time| Instant::now() < time);
                 let grown = if waits { Ok(None) } else { self.grown(&gate) };

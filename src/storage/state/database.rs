@@ -1,5 +1,6 @@
 //! The sled database of a node: how it is opened, and set aside when it is damaged.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
@@ -9,24 +10,77 @@ use super::StateError;
 use crate::kernel::ShardId;
 use crate::storage::sync_range;
 
-/// What the names of trees begin with; the shard follows.
+/// What the names of trees begin with; the shard follows, and in all but the first generation a dot and its number.
 const TREE: &str = "shard-";
 /// What the names of damaged databases begin with; a number follows.
 const ASIDE: &str = "state.damaged-";
 const LOCK_TRIES: u32 = 40;
 const LOCK_PAUSE: Duration = Duration::from_millis(25);
 
+fn name(shard: ShardId, generation: u32) -> String {
+    if generation == 0 { format!("{TREE}{shard}") } else { format!("{TREE}{shard}.{generation}") }
+}
+
+/// The tree of a shard that is in use.
 pub(super) fn tree(db: &sled::Db, shard: ShardId) -> Result<sled::Tree, StateError> {
-    Ok(db.open_tree(format!("{TREE}{shard}"))?)
+    Ok(db.open_tree(name(shard, generation(db, shard)?))?)
+}
+
+/// Which tree of a shard is in use: one more with every snapshot that was installed since the database was written.
+pub(super) fn generation(db: &sled::Db, shard: ShardId) -> Result<u32, StateError> {
+    let key = name(shard, 0);
+    let Some(stored) = db.get(&key)? else { return Ok(0) };
+    let known = stored.split_first_chunk::<4>().filter(|(number, sum)| *sum == checksum(&key, **number));
+    let corrupt = || StateError::Corrupt { what: "the generation of a shard", key: key.clone().into_bytes() };
+    known.map(|(number, _)| u32::from_le_bytes(*number)).ok_or_else(corrupt)
+}
+
+/// Lets another tree of a shard be the one in use, once the database is flushed.
+pub(super) fn set_generation(db: &sled::Db, shard: ShardId, generation: u32) -> Result<(), StateError> {
+    let (key, number) = (name(shard, 0), generation.to_le_bytes());
+    let stored = [number, checksum(&key, number)].concat();
+    db.insert(key, stored)?;
+    Ok(())
+}
+
+fn checksum(key: &str, number: [u8; 4]) -> [u8; 4] {
+    crc32c::crc32c_append(crc32c::crc32c(key.as_bytes()), &number).to_le_bytes()
+}
+
+/// A tree of a shard beside the one in use, without what an earlier attempt may have left in it.
+pub(super) fn empty_tree(db: &sled::Db, shard: ShardId, generation: u32) -> Result<sled::Tree, StateError> {
+    let tree = db.open_tree(name(shard, generation))?;
+    tree.clear()?;
+    Ok(tree)
+}
+
+/// Removes the trees that are not in use: what an installation left that came to its end, or did not. While nothing is
+/// installed.
+pub(super) fn drop_unused(db: &sled::Db) -> Result<(), StateError> {
+    for tree in db.tree_names() {
+        let Some((shard, number)) = parse(&tree) else { continue };
+        if number != generation(db, shard)? {
+            drop_tree(db, shard, number)?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn drop_tree(db: &sled::Db, shard: ShardId, generation: u32) -> Result<(), StateError> {
+    db.drop_tree(name(shard, generation))?;
+    Ok(())
+}
+
+/// The shard and the generation that a tree's name says.
+fn parse(tree: &[u8]) -> Option<(ShardId, u32)> {
+    let text = std::str::from_utf8(tree).ok()?.strip_prefix(TREE)?;
+    let (shard, generation) = text.split_once('.').unwrap_or((text, "0"));
+    Some((ShardId(shard.parse().ok()?), generation.parse().ok()?))
 }
 
 /// The shards that have a tree, in order.
-pub(super) fn shards(db: &sled::Db) -> Vec<ShardId> {
-    let names = db.tree_names();
-    let number = |name: &sled::IVec| std::str::from_utf8(name).ok()?.strip_prefix(TREE)?.parse().ok();
-    let mut shards: Vec<_> = names.iter().filter_map(number).map(ShardId).collect();
-    shards.sort_unstable();
-    shards
+pub(super) fn shards(db: &sled::Db) -> BTreeSet<ShardId> {
+    db.tree_names().iter().filter_map(|tree| Some(parse(tree)?.0)).collect()
 }
 
 pub(super) fn open(path: &Path, cache_bytes: u64) -> Result<sled::Db, StateError> {

@@ -12,6 +12,7 @@ mod compact;
 #[cfg(test)]
 mod crash_tests;
 mod database;
+mod install;
 mod keys;
 mod layers;
 mod machine;

@@ -60,7 +60,7 @@ pub(super) struct Shared {
     pub(super) data_dir: PathBuf,
     pub(super) options: StoreOptions,
     pub(super) damage: Arc<Damage>,
-    /// Held by whoever writes sled: a flush or the installation of a snapshot.
+    /// Held by whoever writes sled: a flush, or for a moment the installation of a snapshot.
     gate: Mutex<Gate>,
     /// A snapshot was finished.
     unpaused: Condvar,
@@ -71,10 +71,12 @@ pub(super) struct Shared {
 pub(super) struct Gate {
     pub(super) db: sled::Db,
     pub(super) compacting: Compacting,
-    redo: Redo,
+    pub(super) redo: Redo,
     pub(super) shards: BTreeMap<ShardId, Arc<ShardState>>,
-    /// Shards whose tree is being read for a snapshot and must not change meanwhile.
-    paused: BTreeSet<ShardId>,
+    /// Shards whose tree is being read for a snapshot and must not change meanwhile, or is being replaced by one.
+    pub(super) paused: BTreeSet<ShardId>,
+    /// Snapshots that are being installed.
+    pub(super) installing: usize,
 }
 
 /// Tells the flusher to start now.
@@ -85,9 +87,9 @@ pub(super) struct Wake {
 }
 
 /// A shard that is not flushed for as long as this lives.
-struct Pause<'a> {
-    shared: &'a Shared,
-    shard: ShardId,
+pub(super) struct Pause<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) shard: ShardId,
 }
 
 impl Drop for Pause<'_> {
@@ -159,6 +161,7 @@ impl StateStore {
                 database::open(&path, options.cache_bytes)?
             }
         };
+        database::drop_unused(&db)?;
         let (redo, last) = Redo::open(&path)?;
         fs::File::open(data_dir)?.sync_all()?;
         let shared = Arc::new(Shared {
@@ -171,6 +174,7 @@ impl StateStore {
                 redo,
                 shards: BTreeMap::new(),
                 paused: BTreeSet::new(),
+                installing: 0,
             }),
             unpaused: Condvar::new(),
             wake: Arc::default(),
@@ -253,28 +257,6 @@ impl StateStore {
         let _pause = Pause { shared: &self.shared, shard };
         read(&base)
     }
-
-    /// Replaces the shard's tree by what `fill` writes, and the state by the tree. A crash in the middle leaves a tree
-    /// without a header, which opens as an empty one.
-    pub(super) fn replace(
-        &self,
-        state: &ShardState,
-        fill: impl FnOnce(&Base) -> Result<(), StateError>,
-    ) -> Result<(), StateError> {
-        let mut gate = self.shared.gate_of(state.shard());
-        // A copy would lack what comes now.
-        gate.compacting.abandon("a snapshot of a shard is installed");
-        let base = self.shared.base(&gate, state.shard())?;
-        state.replace(|| {
-            gate.redo.clear()?;
-            base.write(&keys::header(), None)?;
-            gate.db.flush()?;
-            base.0.clear()?;
-            fill(&base)?;
-            gate.db.flush()?;
-            Ok(base.clone())
-        })
-    }
 }
 
 #[cfg(test)]
@@ -316,14 +298,18 @@ impl Shared {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The gate once nobody makes a snapshot of the shard.
-    fn gate_of(&self, shard: ShardId) -> MutexGuard<'_, Gate> {
+    /// The gate once nobody makes or installs a snapshot of the shard.
+    pub(super) fn gate_of(&self, shard: ShardId) -> MutexGuard<'_, Gate> {
         let gate = self.unpaused.wait_while(self.gate(), |gate| gate.paused.contains(&shard));
         gate.unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn base(&self, gate: &Gate, shard: ShardId) -> Result<Base, StateError> {
-        Ok(Base(database::tree(&gate.db, shard)?, Arc::clone(&self.damage)))
+        Ok(self.base_at(database::tree(&gate.db, shard)?))
+    }
+
+    pub(super) fn base_at(&self, tree: sled::Tree) -> Base {
+        Base(tree, Arc::clone(&self.damage))
     }
 
     /// Writes the round that a crash may have left half-written.
