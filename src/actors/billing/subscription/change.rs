@@ -25,6 +25,13 @@ struct Priced {
     at: Timestamp,
 }
 
+/// Tells the wallet what is charged for this subscription: a method that was deleted since it was looked at is forgotten.
+pub(super) fn tell_named(user_id: &str, method_id: &str, context: &Context) -> Effect {
+    let (subscription_id, method_id) = (context.id.key().to_owned(), method_id.to_owned());
+    let named = wallet::Command::MethodNamed { subscription_id, method_id };
+    Effect::tell::<Wallet>(wallet::id(user_id), &named, "")
+}
+
 impl Body {
     pub(super) fn preview(&self, request: ChangeRequest, context: &Context) -> Result<Decision<Subscription>, Error> {
         let preview = if request.offer.is_none() && request.quantity.is_none() {
@@ -132,6 +139,7 @@ impl Body {
         if let Some(method_id) = method_id {
             decision = decision
                 .audit(context, "subscription.method_chosen", context.id.key(), "ok")
+                .effect(tell_named(&self.user_id, &method_id, context))
                 .event(Event::MethodChosen { method_id: method_id.clone() });
             if let Some(settling) = self.settling.as_ref().filter(|settling| settling.reason == Reason::Renewal) {
                 let choose = invoice::Command::ChooseMethod { method_id };
@@ -164,6 +172,17 @@ impl Body {
             .audit(context, "subscription.change_requested", context.id.key(), "ok")
             .event(Event::ChangeProposed { pending: Pending { offer, quantity, place }, settling, balance });
         Ok(self.replied(decision, context))
+    }
+
+    /// What was deleted is not charged and not shown any more: the wallet's default is charged.
+    pub(super) fn forget_method(&self, method_id: String, context: &Context) -> Decision<Subscription> {
+        let decision = Decision::reply(Reply::Done);
+        if self.method_id.as_ref() != Some(&method_id) {
+            return decision;
+        }
+        decision
+            .audit(context, "subscription.method_forgotten", context.id.key(), "ok")
+            .event(Event::MethodForgotten { method_id })
     }
 
     /// Books what a change gives back as credit of the customer.

@@ -1,6 +1,7 @@
 //! Beginning, renewing, pausing and ending.
 
 use super::INDEX;
+use super::change::tell_named;
 use super::protocol::{CancelAt, Event, Place, Preview, Reply, StartRequest, State};
 use super::state::{Body, Subscription};
 use crate::actors::billing::calendar::{Period, days_after};
@@ -46,6 +47,9 @@ impl Subscription {
         let mut decision = Decision::reply(Reply::Done)
             .index(INDEX, format!("{}/{id}", request.user_id), request.offer.plan_id.as_str())
             .audit(context, "subscription.started", id, "ok");
+        if let Some(method_id) = &request.method_id {
+            decision = decision.effect(tell_named(&request.user_id, method_id, context));
+        }
         let trialing = request.offer.trial_days > 0;
         let place = if trialing {
             request.offer.priced(request.quantity).whole()?;

@@ -70,6 +70,10 @@ pub enum Command {
     InvoiceVoided {
         invoice_id: String,
     },
+    /// A payment method was deleted: where it is the one to charge, the wallet's default is from now on.
+    ForgetMethod {
+        method_id: String,
+    },
 }
 
 /// A period and its place: boundary `index` of `anchor` is its end.
@@ -145,6 +149,9 @@ pub enum Event {
         place: Place,
         settling: Option<Settling>,
         balance: i64,
+    },
+    MethodForgotten {
+        method_id: String,
     },
 }
 

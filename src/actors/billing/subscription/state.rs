@@ -70,6 +70,7 @@ impl Entity for Subscription {
                 Ok(body.invoice_failed(&invoice_id, exhausted, context))
             }
             Command::InvoiceVoided { invoice_id } => Ok(body.invoice_voided(&invoice_id, context)),
+            Command::ForgetMethod { method_id } => Ok(body.forget_method(method_id, context)),
         }
     }
 
@@ -254,6 +255,7 @@ impl Body {
             }
             Event::ChangeDropped => self.pending = None,
             Event::MethodChosen { method_id } => self.method_id = Some(method_id.clone()),
+            Event::MethodForgotten { .. } => self.method_id = None,
             Event::CancelScheduled { at } => self.cancel_at = Some(*at),
             Event::CancelUnscheduled => self.cancel_at = None,
             Event::Canceled { at, .. } => {

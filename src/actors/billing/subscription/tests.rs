@@ -70,6 +70,28 @@ fn active(amount: i64) -> Given<Subscription> {
 }
 
 #[test]
+fn a_deleted_method_is_forgotten_once_and_no_other_with_it() {
+    let mut subscription = active(1999);
+    let choose = |id: &str| Command::Change(ChangeRequest { method_id: Some(id.into()), ..ChangeRequest::default() });
+    let named = subscription.when(choose("pm_1")).expect("chosen");
+    let told = named.effects.iter().filter(|effect| matches!(effect, Effect::Tell { to, .. } if to.kind() == "wallet"));
+    assert_eq!(told.count(), 1, "the wallet hears what is charged");
+    let forget = |id: &str| Command::ForgetMethod { method_id: id.into() };
+    assert!(subscription.when(forget("pm_2")).expect("another one").is_query());
+    assert_eq!(view(&mut subscription).method_id.as_deref(), Some("pm_1"));
+    assert!(!subscription.when(forget("pm_1")).expect("forgotten").is_query());
+    assert_eq!(view(&mut subscription).method_id, None);
+    assert!(subscription.when(forget("pm_1")).expect("a repeat").is_query());
+    let golden = "0f0000000400000000000000706d5f31";
+    let event = Event::MethodForgotten { method_id: "pm_1".into() };
+    assert_eq!(hex::encode(codec::encode(&event).expect("encodes")), golden);
+    let read = <Subscription as crate::kernel::Entity>::read_event(&hex::decode(golden).expect("hex"));
+    assert_eq!(read.expect("it is read"), event);
+    let golden = "0d0000000400000000000000706d5f31";
+    assert_eq!(hex::encode(codec::encode(&forget("pm_1")).expect("encodes")), golden);
+}
+
+#[test]
 fn a_start_is_incomplete_until_paid_and_renews_on_the_last_day_of_the_month() {
     let mut subscription = Given::<Subscription>::new("sub_1");
     let command = start(offer(1999, Interval::Month, 0), 2, Exhausted::Cancel);

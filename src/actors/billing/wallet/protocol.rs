@@ -46,6 +46,11 @@ pub enum Command {
         subscription_id: String,
     },
     ListTrials,
+    /// A subscription names this method; if it is not kept any more, the subscription is told to forget it.
+    MethodNamed {
+        subscription_id: String,
+        method_id: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -62,6 +62,7 @@ impl Entity for Wallet {
             Command::Close => Ok(self.close(context)),
             Command::TakeTrial { plan_id, subscription_id } => Ok(self.take_trial(plan_id, subscription_id)),
             Command::ListTrials => Ok(Decision::reply(Reply::Trials(self.trials.clone()))),
+            Command::MethodNamed { subscription_id, method_id } => Ok(self.method_named(&subscription_id, method_id)),
         }
     }
 
@@ -272,7 +273,20 @@ impl Wallet {
         if !self.methods.iter().any(|method| method.id != id && method.is(&card.token)) {
             decision = decision.effect(detach_effect(card.token.clone()));
         }
+        // Which of them name it is theirs to know.
+        for subscription in &self.subscriptions {
+            decision = decision.effect(forget_effect(subscription, &id));
+        }
         Ok(decision.audit(context, "payment_method.removed", &id, "ok").event(Event::MethodDetached { id }))
+    }
+
+    /// A subscription may have been started or changed with a method while it was deleted, and heard of that too early.
+    fn method_named(&self, subscription_id: &str, method_id: String) -> Decision<Self> {
+        let decision = Decision::reply(Reply::Done);
+        if self.ready(&method_id).is_some() {
+            return decision;
+        }
+        decision.effect(forget_effect(subscription_id, &method_id))
     }
 
     fn close(&self, context: &Context) -> Decision<Self> {
@@ -321,6 +335,11 @@ impl Wallet {
 fn attach_effect(customer: &str, token: &str, method_id: &str) -> Effect {
     let request = PaymentRequest::AttachMethod { customer: customer.to_owned(), token: token.to_owned() };
     Effect::call(ProviderKind::Payment, &request, &format!("attach:{method_id}"))
+}
+
+fn forget_effect(subscription_id: &str, method_id: &str) -> Effect {
+    let forget = subscription::Command::ForgetMethod { method_id: method_id.to_owned() };
+    Effect::tell::<Subscription>(subscription::id(subscription_id), &forget, "")
 }
 
 fn detach_effect(token: String) -> Effect {

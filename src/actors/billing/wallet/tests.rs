@@ -1,4 +1,5 @@
 use super::*;
+use crate::actors::billing::subscription;
 use crate::actors::runtime::testing::Given;
 use crate::kernel::{Effect, Entity, ErrorCode, Outcome, codec, snapshot};
 use crate::providers::payment::{CardFacts, PaymentReceipt, declined};
@@ -69,6 +70,40 @@ fn a_detached_default_is_followed_by_the_newest_method() {
     assert_eq!(again.code, ErrorCode::NotFound);
     wallet.when(Command::DetachMethod { id: first }).expect("detached");
     assert_eq!(payable(&mut wallet, None), None);
+}
+
+/// Who is told to forget which method.
+fn told_to_forget(effects: &[Effect]) -> Vec<(String, String)> {
+    let forget = |effect: &Effect| match effect {
+        Effect::Tell { to, command, .. } => match codec::decode(command).expect("decodes") {
+            subscription::Command::ForgetMethod { method_id } => Some((to.key().to_owned(), method_id)),
+            _ => None,
+        },
+        Effect::Call { .. } => None,
+    };
+    effects.iter().filter_map(forget).collect()
+}
+
+#[test]
+fn subscriptions_are_told_to_forget_a_deleted_method_also_when_they_name_it_late() {
+    let (mut wallet, first) = with_card("pm_1");
+    let mut open = || match wallet.when(Command::OpenSubscription).expect("opened").reply {
+        Reply::Opened { id } => id,
+        other => panic!("expected an id, got {other:?}"),
+    };
+    let (one, two) = (open(), open());
+    let named = |subscription_id: &str| Command::MethodNamed {
+        subscription_id: subscription_id.to_owned(),
+        method_id: first.clone(),
+    };
+    assert!(wallet.when(named(&one)).expect("kept").is_query());
+    let detached = wallet.when(Command::DetachMethod { id: first.clone() }).expect("detached");
+    assert_eq!(told_to_forget(&detached.effects), [(one.clone(), first.clone()), (two, first.clone())]);
+    let late = wallet.when(named(&one)).expect("gone");
+    assert_eq!(told_to_forget(&late.effects), [(one, first.clone())]);
+    let named = Command::MethodNamed { subscription_id: "sub_1".into(), method_id: "pm_1".into() };
+    let golden = "0e00000005000000000000007375625f310400000000000000706d5f31";
+    assert_eq!(hex::encode(codec::encode(&named).expect("encodes")), golden);
 }
 
 #[test]

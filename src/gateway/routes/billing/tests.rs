@@ -157,6 +157,31 @@ async fn a_subscription_is_previewed_started_renewed_and_dunned() {
 }
 
 #[tokio::test]
+async fn a_subscription_forgets_a_payment_method_that_is_deleted() {
+    let mut stage = Stage::new().await;
+    let first = stage.card("pm_card_visa").await;
+    let plan_id = stage.plan("plus").await;
+    let started = stage.post("/v1/subscriptions", json!({"plan_id": plan_id, "payment_method_id": first})).await;
+    let id = text(&started.json()["id"]);
+    let other = stage.subscribe("plus").await.json();
+    assert_eq!((&started.json()["payment_method_id"], &other["payment_method_id"]), (&json!(first), &Value::Null));
+    let second = stage.card("pm_card_mastercard").await;
+    stage.advance("2026-02-01T10:00:00Z").await;
+    assert_eq!(stage.subscription(&id).await["payment_method_id"], json!(first), "it is kept");
+    let path = format!("/v1/payment-methods/{first}");
+    assert_eq!(send(&stage.gateway, Method::DELETE, &path, &[&stage.bearer], "").await.status, 204);
+    stage.advance("2026-02-01T10:00:01Z").await;
+    assert_eq!(stage.subscription(&id).await["payment_method_id"], Value::Null);
+    stage.advance("2026-02-28T10:00:00Z").await;
+    let renewals = stage.items("/v1/invoices").await.into_iter().take(2);
+    let charged: Vec<Value> = renewals.map(|invoice| invoice["attempts"][0]["payment_method_id"].clone()).collect();
+    assert_eq!(charged, [json!(second), json!(second)]);
+    let chosen = stage.post(&format!("/v1/subscriptions/{id}/change"), json!({"payment_method_id": second})).await;
+    assert_eq!(chosen.json()["payment_method_id"], json!(second), "{}", chosen.json());
+    stage.books_hold().await;
+}
+
+#[tokio::test]
 async fn a_change_costs_what_its_preview_said() {
     let mut stage = Stage::new().await;
     stage.card("pm_card_visa").await;
