@@ -6,6 +6,7 @@ use hyper::upgrade::OnUpgrade;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
+use super::page::ListId;
 use super::pipeline::Gateway;
 use super::request::Head;
 use super::services::Services;
@@ -86,6 +87,12 @@ impl<B> Call<B> {
     /// `invalid`, naming the parameter.
     pub fn query<T: DeserializeOwned>(&self) -> Result<T, Error> {
         validate::form(self.head.query.as_bytes())
+    }
+
+    /// Which list is asked for: the path and the query's filter, as this caller sees them.
+    #[must_use]
+    pub fn list(&self) -> ListId {
+        ListId::of(&self.head.path, &self.head.query, self.principal.user_id())
     }
 
     /// A request header as text.

@@ -142,7 +142,7 @@ impl From<RouteView> for RouteBody {
 
 async fn list(call: Call<()>) -> Result<Reply, Error> {
     let routes = routes::list(&call.services.router, &call.origin).await?;
-    Ok(Reply::ok(&List::part(routes.into_iter().map(RouteBody::from).collect(), &call.query()?)?))
+    Ok(Reply::ok(&List::part(routes.into_iter().map(RouteBody::from).collect(), &call.query()?, call.list())?))
 }
 
 async fn ask<B>(call: &Call<B>, command: Command) -> Result<Answer, Error> {

@@ -94,7 +94,7 @@ pub(super) async fn read(router: &Router, id: &str, origin: &Origin) -> Result<V
 async fn list(call: Call<()>) -> Result<Reply, Error> {
     let query: OwnedQuery = call.query()?;
     let (router, user_id) = (&call.services.router, call.owner(query.user_id.as_deref())?);
-    let (limit, after) = (query.page().limit()?, query.page().after()?);
+    let (limit, after) = (query.page().limit()?, query.page().after(call.list())?);
     let prefix = format!("{user_id}/");
     let page = Page { after, limit: limit + 1, reverse: true };
     let found = router.scan(Scope::ShardOf(wallet::id(user_id)), invoice::INDEX, prefix.as_bytes(), page).await?;
@@ -104,7 +104,7 @@ async fn list(call: Call<()>) -> Result<Reply, Error> {
         let view = read(router, &id, &call.origin).await?;
         items.push((key, InvoiceView::from(&view)));
     }
-    Ok(Reply::ok(&List::page(items, limit)))
+    Ok(Reply::ok(&List::page(items, limit, call.list())))
 }
 
 async fn get(call: Call<()>) -> Result<Reply, Error> {
@@ -170,7 +170,7 @@ async fn refund(call: Call<RefundInvoice>) -> Result<Reply, Error> {
 async fn list_credit_notes(call: Call<()>) -> Result<Reply, Error> {
     let query: OwnedQuery = call.query()?;
     let (router, user_id) = (&call.services.router, call.owner(query.user_id.as_deref())?);
-    let (limit, after) = (query.page().limit()?, query.page().after()?);
+    let (limit, after) = (query.page().limit()?, query.page().after(call.list())?);
     let prefix = format!("{user_id}/");
     let page = Page { after, limit: limit + 1, reverse: true };
     let scope = Scope::ShardOf(wallet::id(user_id));
@@ -185,5 +185,5 @@ async fn list_credit_notes(call: Call<()>) -> Result<Reply, Error> {
         let shown = note.map(|refund| RefundView::new(refund, &invoice_id, view.draft.quote.currency, &texts));
         items.extend(shown.map(|shown| (key, shown)));
     }
-    Ok(Reply::ok(&List::page(items, limit)))
+    Ok(Reply::ok(&List::page(items, limit, call.list())))
 }

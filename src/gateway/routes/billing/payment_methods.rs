@@ -44,7 +44,10 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .handle(make_default),
         Endpoint::delete("/v1/payment-methods/{id}", "deletePaymentMethod")
             .summary("Delete a payment method")
-            .description("Subscriptions that named it are charged to the default payment method from then on.")
+            .description(
+                "Subscriptions that named it forget it a moment later, and are charged to the default payment method from \
+                 then on. Those that have ended keep naming it.",
+            )
             .tag("billing")
             .no_content(204, "It will not be charged any more")
             .problem(404)
@@ -101,7 +104,7 @@ async fn add(call: Call<AddPaymentMethod>) -> Result<Reply, Error> {
 
 async fn list(call: Call<()>) -> Result<Reply, Error> {
     let user_id = call.user_id()?.to_owned();
-    Ok(Reply::ok(&List::part(all(&call, &user_id).await?, &call.query()?)?))
+    Ok(Reply::ok(&List::part(all(&call, &user_id).await?, &call.query()?, call.list())?))
 }
 
 /// Every payment method of a person, in the order they were added.

@@ -115,7 +115,7 @@ async fn list_plans(call: Call<()>) -> Result<Reply, Error> {
     let shown = plans.iter().filter(|plan| all || (plan.active && (anyone || is_for(&call, plan))));
     let shown = shown.filter(|plan| query.audience.is_none_or(|audience| audience == plan.spec.audience));
     let page = PageQuery { limit: query.limit, cursor: query.cursor };
-    Ok(Reply::ok(&List::part(shown.map(PlanView::from).collect(), &page)?))
+    Ok(Reply::ok(&List::part(shown.map(PlanView::from).collect(), &page, call.list())?))
 }
 
 async fn get_plan(call: Call<()>) -> Result<Reply, Error> {

@@ -347,7 +347,7 @@ async fn decline_code(router: &Router, invoice_id: &str, origin: &Origin) -> Res
 async fn list(call: Call<()>) -> Result<Reply, Error> {
     let query: OwnedQuery = call.query()?;
     let (router, user_id) = (&call.services.router, call.owner(query.user_id.as_deref())?);
-    let (limit, after) = (query.page().limit()?, query.page().after()?);
+    let (limit, after) = (query.page().limit()?, query.page().after(call.list())?);
     let prefix = format!("{user_id}/");
     let page = Page { after, limit: limit + 1, reverse: true };
     let scope = Scope::ShardOf(wallet::id(user_id));
@@ -358,7 +358,7 @@ async fn list(call: Call<()>) -> Result<Reply, Error> {
         let view = read(router, &id, &call.origin).await?;
         items.push((key, SubscriptionView::from(&view)));
     }
-    Ok(Reply::ok(&List::page(items, limit)))
+    Ok(Reply::ok(&List::page(items, limit, call.list())))
 }
 
 async fn get(call: Call<()>) -> Result<Reply, Error> {

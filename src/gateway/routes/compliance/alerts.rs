@@ -79,7 +79,7 @@ impl From<Alert> for AlertView {
 async fn list(call: Call<()>) -> Result<Reply, Error> {
     let AlertsQuery { acknowledged, limit, cursor } = call.query()?;
     let page = PageQuery { limit, cursor };
-    let (limit, after) = (page.limit()?, page.after()?);
+    let (limit, after) = (page.limit()?, page.after(call.list())?);
     let Answer::Alerts(alerts) = call.services.router.ask::<Alerts>(&alerts_id(), Command::List, &call.origin).await?
     else {
         return Err(Error::internal());
@@ -96,7 +96,7 @@ async fn list(call: Call<()>) -> Result<Reply, Error> {
         }
         skipping &= !last;
     }
-    Ok(Reply::ok(&List::page(found, limit)))
+    Ok(Reply::ok(&List::page(found, limit, call.list())))
 }
 
 async fn acknowledge(call: Call<()>) -> Result<Reply, Error> {

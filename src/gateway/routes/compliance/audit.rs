@@ -104,12 +104,12 @@ struct EntriesQuery {
 async fn list_entries(call: Call<()>) -> Result<Reply, Error> {
     let query: EntriesQuery = call.query()?;
     let page = PageQuery { limit: query.limit, cursor: query.cursor };
-    let (limit, after) = (page.limit()?, page.after()?);
+    let (limit, after) = (page.limit()?, page.after(call.list())?);
     let shard = query.shard.map(ShardId);
     let EntriesQuery { actor, action, target, about, since, until, .. } = query;
     let filter = Filter { actor, action, target, about, shard, since, until };
     let found = search(&call.services.compliance.audit, &filter, after.as_deref(), limit).await?;
-    let next_cursor = found.cursor.map(|key| cursor(&key));
+    let next_cursor = found.cursor.map(|key| cursor(call.list(), &key));
     Ok(Reply::ok(&List { items: found.entries, next_cursor }))
 }
 

@@ -12,7 +12,7 @@ use crate::actors::notifications::devices::{self, Address, Devices};
 use crate::actors::notifications::inbox::{self, ITEMS, Inbox};
 use crate::actors::notifications::preferences::{self, Preferences};
 use crate::actors::runtime::Page;
-use crate::gateway::page::cursor;
+use crate::gateway::page::{ListId, cursor};
 use crate::gateway::routes::billing::{Held, held};
 use crate::gateway::routes::notifications::InboxItem;
 use crate::gateway::{Call, List, PageQuery, Reply};
@@ -22,6 +22,8 @@ use crate::kernel::{Entity, EntityId, Error, Timestamp, codec};
 /// The audit log has no index by person: an export holds what one search of it finds, and says where to go on.
 const PAGE: usize = 256;
 const MAX_PAGES: usize = 64;
+/// Where the list of audit entries goes on.
+pub(super) const ENTRIES: &str = "/v1/me/audit-entries";
 
 /// Everything held about a person.
 #[derive(Debug, Serialize, ToSchema)]
@@ -212,13 +214,14 @@ async fn consents(call: &Call<()>, user_id: &str, truncated: &mut Vec<&'static s
 async fn audit_entries(call: &Call<()>, user_id: &str) -> Result<(Vec<AuditEntry>, Option<String>), Error> {
     let filter = Filter { about: Some(user_id.to_owned()), ..Filter::default() };
     let found = search(&call.services.compliance.audit, &filter, None, PAGE).await?;
-    Ok((found.entries, found.cursor.map(|key| cursor(&key))))
+    let list = ListId::of(ENTRIES, "", Some(user_id));
+    Ok((found.entries, found.cursor.map(|key| cursor(list, &key))))
 }
 
 pub(super) async fn my_audit_entries(call: Call<()>) -> Result<Reply, Error> {
     let page: PageQuery = call.query()?;
     let filter = Filter { about: Some(call.user_id()?.to_owned()), ..Filter::default() };
-    let (limit, after) = (page.limit()?, page.after()?);
+    let (limit, after) = (page.limit()?, page.after(call.list())?);
     let found = search(&call.services.compliance.audit, &filter, after.as_deref(), limit).await?;
-    Ok(Reply::ok(&List { items: found.entries, next_cursor: found.cursor.map(|key| cursor(&key)) }))
+    Ok(Reply::ok(&List { items: found.entries, next_cursor: found.cursor.map(|key| cursor(call.list(), &key)) }))
 }

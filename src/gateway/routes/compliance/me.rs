@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::export::{Export, export, my_audit_entries};
+use super::export::{ENTRIES, Export, export, my_audit_entries};
 use crate::actors::compliance::audit_log::search::AuditEntry;
 use crate::actors::compliance::consents::{self, Choice, Consents, Given, Purpose, consents_id};
 use crate::actors::compliance::erasure;
@@ -34,7 +34,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .tag("compliance")
             .response::<Export>(200, "My data")
             .handle(export),
-        Endpoint::get("/v1/me/audit-entries", "listMyAuditEntries")
+        Endpoint::get(ENTRIES, "listMyAuditEntries")
             .class(Class::Bulk)
             .summary("Entries of the audit log by me or about me, newest first")
             .description(

@@ -111,9 +111,9 @@ async fn list(call: Call<()>) -> Result<Reply, Error> {
     let user_id = signed_in(&call)?;
     let page: PageQuery = call.query()?;
     let limit = page.limit()?;
-    let found = call.services.identity.api_keys(user_id, page.after()?, limit + 1).await?;
+    let found = call.services.identity.api_keys(user_id, page.after(call.list())?, limit + 1).await?;
     let found = found.into_iter().map(|(key, view)| (key, KeyBody::from(view))).collect();
-    Ok(Reply::ok(&List::page(found, limit)))
+    Ok(Reply::ok(&List::page(found, limit, call.list())))
 }
 
 async fn revoke(call: Call<()>) -> Result<Reply, Error> {

@@ -58,7 +58,7 @@ struct RolePermissions {
 async fn list(call: Call<()>) -> Result<Reply, Error> {
     let table = call.services.identity.role_table().await?;
     let items: Vec<RoleBody> = table.iter().cloned().map(RoleBody::from).collect();
-    Ok(Reply::ok(&List::part(items, &call.query()?)?))
+    Ok(Reply::ok(&List::part(items, &call.query()?, call.list())?))
 }
 
 async fn put(call: Call<RolePermissions>) -> Result<Reply, Error> {

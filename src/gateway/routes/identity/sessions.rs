@@ -212,7 +212,7 @@ async fn list(call: Call<()>) -> Result<Reply, Error> {
     let open = call.services.identity.sessions(signed_in(&call)?, &call.origin).await?;
     let current = current(&call.principal).ok();
     let items = open.into_iter().map(|view| SessionBody::new(view, current)).collect();
-    Ok(Reply::ok(&List::part(items, &call.query()?)?))
+    Ok(Reply::ok(&List::part(items, &call.query()?, call.list())?))
 }
 
 async fn sign_out(call: Call<()>) -> Result<Reply, Error> {

@@ -89,9 +89,9 @@ async fn list(call: Call<()>) -> Result<Reply, Error> {
     }
     let page = PageQuery { limit: query.limit, cursor: query.cursor };
     let limit = page.limit()?;
-    let found = call.services.identity.users(page.after()?, limit + 1, &call.origin).await?;
+    let found = call.services.identity.users(page.after(call.list())?, limit + 1, &call.origin).await?;
     let found = found.into_iter().map(|(key, user)| (key, UserBody::from(user))).collect();
-    Ok(Reply::ok(&List::page(found, limit)))
+    Ok(Reply::ok(&List::page(found, limit, call.list())))
 }
 
 async fn get(call: Call<()>) -> Result<Reply, Error> {

@@ -150,7 +150,7 @@ async fn list(call: Call<()>) -> Result<Reply, Error> {
     match ask(&call, devices::Command::List).await? {
         devices::Reply::Devices(devices) => {
             let devices = devices.into_iter().map(DeviceView::new).collect();
-            Ok(Reply::ok(&List::part(devices, &call.query()?)?))
+            Ok(Reply::ok(&List::part(devices, &call.query()?, call.list())?))
         }
         _ => Err(Error::internal()),
     }
