@@ -3,6 +3,7 @@
 //! Every log line passes [`redact`] on its way out, as the last line of defence: the first is the `Secret` type.
 //! Deliberately absent: a listener; the gateway's serve [`render_metrics`].
 
+mod help;
 mod meter;
 mod otlp;
 mod process;
@@ -74,7 +75,7 @@ pub fn start(settings: &Telemetry, node_id: u64) -> Result<(), TelemetryError> {
     fold(handle.clone())?;
     // A second start was refused above, so nobody set it before.
     let _ = METRICS.set(handle);
-    process::describe();
+    help::describe();
     Ok(())
 }
 
@@ -148,7 +149,7 @@ mod tests {
         metrics::with_local_recorder(&recorder, || {
             metrics::histogram!("command_seconds").record(0.003);
             metrics::histogram!("batch_commands").record(3.0);
-            process::describe();
+            help::describe();
             process::sample();
         });
         let text = handle.render();

@@ -2,15 +2,6 @@
 
 use std::fs;
 
-/// Names and units, once.
-pub(super) fn describe() {
-    metrics::describe_gauge!("process_resident_memory_bytes", "Resident memory.");
-    metrics::describe_gauge!("process_open_fds", "Open file descriptors.");
-    metrics::describe_gauge!("process_max_fds", "Most file descriptors that may be open.");
-    metrics::describe_gauge!("process_threads", "Threads.");
-    metrics::describe_gauge!("process_cpu_seconds", "Processor time used, in user and system mode.");
-}
-
 #[expect(clippy::cast_precision_loss, reason = "gauges are floats; nothing here comes near 2^52")]
 pub(super) fn sample() {
     if let Some(bytes) = resident_bytes() {

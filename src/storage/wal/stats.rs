@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{counter, gauge, histogram};
 
 /// A snapshot of the counters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,16 +41,6 @@ pub struct Counters {
 
 impl Counters {
     pub fn new() -> Self {
-        describe_gauge!("construct_wal_segments", "Segment files of the write-ahead log");
-        describe_gauge!("construct_wal_disk_bytes", Unit::Bytes, "Size of the write-ahead log's files");
-        describe_gauge!("construct_wal_live_bytes", Unit::Bytes, "Log entries that are not purged");
-        describe_counter!("construct_wal_syncs_total", "Group commits: one write and one fdatasync each");
-        describe_counter!("construct_wal_records_total", "Records written");
-        describe_counter!("construct_wal_written_bytes_total", Unit::Bytes, "Bytes written");
-        describe_counter!("construct_wal_moved_records_total", "Live records copied out of old segments");
-        describe_counter!("construct_wal_freed_segments_total", "Segments removed");
-        describe_histogram!("construct_wal_batch_records", "Records of one group commit");
-        describe_histogram!("construct_wal_sync_seconds", Unit::Seconds, "Time of one write and fdatasync");
         Self::default()
     }
 

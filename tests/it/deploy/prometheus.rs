@@ -37,9 +37,20 @@ pub async fn yaml(path: &Path) -> Vec<Value> {
 }
 
 async fn promtool(arguments: &[&str]) -> String {
+    promtool_reads(arguments, "").await
+}
+
+/// What promtool says about `input`; it must be content.
+async fn promtool_reads(arguments: &[&str], input: &str) -> String {
     let mut command = Command::new(installed("prometheus/usr/bin/promtool"));
-    command.args(arguments).current_dir(file("deploy/prometheus"));
-    let Output { status, stdout, stderr } = command.output().await.expect("promtool");
+    command.args(arguments).current_dir(file("deploy/prometheus")).kill_on_drop(true);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("promtool");
+    let mut stdin = child.stdin.take().expect("its input");
+    // Who checks a file may be gone before it has read this.
+    let _ = stdin.write_all(input.as_bytes()).await;
+    drop(stdin);
+    let Output { status, stdout, stderr } = child.wait_with_output().await.expect("promtool");
     let said = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
     assert!(status.success(), "promtool {arguments:?}: {said}");
     said
@@ -106,6 +117,9 @@ async fn printed() -> BTreeMap<String, Metric> {
     for node in &cluster.nodes {
         let metrics = node.operator().get("/metrics").await;
         metrics.expect(200);
+        // Names, types, units, and that each has its help.
+        let said = promtool_reads(&["check", "metrics"], &metrics.text).await;
+        assert_eq!(said, "");
         read_metrics(&metrics.text, &mut known);
     }
     let (node, telemetry) = secured().await;
