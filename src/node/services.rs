@@ -25,7 +25,7 @@ use crate::cluster::coordinator::Coordinator;
 use crate::cluster::raft::Groups;
 use crate::gateway::Services;
 use crate::gateway::websocket::{Bounds, Realtime};
-use crate::kernel::{Clock, Origin, Timestamp};
+use crate::kernel::{Clock, Origin, ShardId, Timestamp};
 use crate::providers::keys::KeyWrapper;
 use crate::settings::{ClockMode, Settings};
 
@@ -132,7 +132,8 @@ async fn start_runtime(
     Ok((runtime, sealer))
 }
 
-/// Takes the cluster's virtual clock, or starts it.
+/// Takes the cluster's virtual clock, or starts it. A cluster that ran on one goes on with no other: what is due, expires or
+/// was paid for is dated by it.
 async fn start_clock(
     settings: &Settings,
     runtime: &Runtime,
@@ -140,7 +141,13 @@ async fn start_clock(
     shutdown: &CancellationToken,
 ) -> Result<(), NodeError> {
     if settings.clock != ClockMode::Virtual {
-        return Ok(());
+        return ran_on_virtual(runtime).map_or(Ok(()), |at| {
+            Err(failed("clock")(format!(
+                "expected \"virtual\": this data directory is of a cluster that runs on a virtual clock, which stands at \
+                 {at}. Under the system's clock everything dated by it would be due too early or too late. Remedy: set \
+                 clock = \"virtual\", or begin in an empty data directory"
+            )))
+        });
     }
     let (id, origin) = (VirtualClock::id(), Origin::system("start"));
     let start = || runtime.router.ask::<VirtualClock>(&id, ClockCommand::Start(wall_now()), &origin);
@@ -151,6 +158,12 @@ async fn start_clock(
     }
     runtime.clock.set(now);
     Ok(())
+}
+
+/// Where the cluster's virtual clock stands, as far as this node's copy of the meta shard knows.
+fn ran_on_virtual(runtime: &Runtime) -> Option<Timestamp> {
+    let known = runtime.router.replica(ShardId::META)?.peek::<VirtualClock>(&VirtualClock::id());
+    known.ok().flatten()?.1.stands_at()
 }
 
 /// Bounds and periods of the runtime, from the settings.

@@ -34,4 +34,5 @@ mod soak;
 mod socket;
 mod tour;
 mod traces;
+mod virtual_clock;
 mod walk;

@@ -79,6 +79,12 @@ impl VirtualClock {
     pub fn id() -> EntityId {
         EntityId::new(Self::KIND, "clock")
     }
+
+    /// Its time; `None` when it has never run.
+    #[must_use]
+    pub fn stands_at(&self) -> Option<Timestamp> {
+        self.now
+    }
 }
 
 /// Keeps this node's virtual clock where the cluster has it, by this node's copy of the meta shard.
