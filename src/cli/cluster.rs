@@ -16,6 +16,7 @@ pub const EXAMPLES: &str = "\
 Examples:
   construct cluster status
   construct cluster shards --json
+  construct cluster actors                     what is live, what is parked and where
   construct cluster token                      lets one more node join
   construct cluster drain 2                    before node 2 is stopped for a while
   construct cluster remove 2                   node 2 does not come back
@@ -34,6 +35,8 @@ pub enum ClusterCommand {
     Members(AdminArgs),
     /// Shards: leader, term, applied position, replicas
     Shards(AdminArgs),
+    /// Live actors of all members by kind, and the entities that crashed lately or are parked
+    Actors(AdminArgs),
     /// A one-time token with which one node may join; it takes it from `cluster.token`
     Token {
         /// How long it may be used
@@ -118,6 +121,7 @@ pub fn run(command: &ClusterCommand) -> Result<(), CliError> {
             ClusterCommand::Status(args) => status(args).await,
             ClusterCommand::Members(args) => members(args).await,
             ClusterCommand::Shards(args) => shards(args).await,
+            ClusterCommand::Actors(args) => actors(args).await,
             ClusterCommand::Token { expires_in, admin } => token(admin, *expires_in).await,
             ClusterCommand::Transfer { shard, to, admin } => {
                 let body = serde_json::json!({ "to": to });
@@ -213,6 +217,33 @@ async fn shards(args: &AdminArgs) -> Result<String, CliError> {
         row
     };
     Ok(render(&["SHARD", "LEADER", "TERM", "APPLIED", "REPLICAS"], &shards.iter().map(row).collect::<Vec<_>>()))
+}
+
+async fn actors(args: &AdminArgs) -> Result<String, CliError> {
+    let actors = Admin::open(args)?.get("/admin/v1/actors").await?;
+    if args.json {
+        return Ok(pretty(&actors));
+    }
+    let rows = |name: &str, columns: &[&str]| -> Vec<Vec<String>> {
+        let row = |item: &Value| columns.iter().map(|column| cell(&item[*column])).collect();
+        list(&actors[name], name).iter().map(row).collect()
+    };
+    let kinds = rows("kinds", &["node", "kind", "live", "mailbox_depth", "mailbox_deepest", "committing"]);
+    let mut text = render(&["NODE", "KIND", "LIVE", "MAILBOX", "DEEPEST", "COMMITTING"], &kinds);
+    for (name, title) in [("parked", "PARKED"), ("crashed", "CRASHED")] {
+        let entities = rows(name, &["node", "shard", "entity", "restarts", "reason"]);
+        if !entities.is_empty() {
+            text += "\n";
+            text += &render(&["NODE", "SHARD", title, "RESTARTS", "REASON"], &entities);
+        }
+    }
+    if actors["unlisted"].as_u64().is_some_and(|more| more > 0) {
+        text += &format!("\n{} more are not listed.\n", cell(&actors["unlisted"]));
+    }
+    for silent in list(&actors["unanswered"], "unanswered") {
+        text += &format!("\nNode {} is missing here. {}\n", cell(&silent["node"]), cell(&silent["reason"]));
+    }
+    Ok(text)
 }
 
 fn member_table(cluster: &Value) -> String {

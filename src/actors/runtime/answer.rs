@@ -85,7 +85,7 @@ impl Router {
                 shard.barrier().await?;
                 Ok(Answer::Released(led.decide_held(*number, *release).await?))
             }
-            Question::HandOutKey { .. } | Question::TakeInKey { .. } | Question::KeyVersions => {
+            Question::HandOutKey { .. } | Question::TakeInKey { .. } | Question::KeyVersions | Question::Inventory => {
                 self.answer_itself(question).await.unwrap_or_else(|| Err(Error::internal())).map_err(Undelivered::from)
             }
             Question::Follow { after, kinds } => news(shard, *after, kinds).await,

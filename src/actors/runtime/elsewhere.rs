@@ -77,19 +77,6 @@ impl Way {
         peers.iter().copied().filter(|node| Some(*node) != own).collect()
     }
 
-    pub async fn call(
-        &self,
-        node: u64,
-        shard: ShardId,
-        bytes: Vec<u8>,
-        until: Instant,
-    ) -> Result<Vec<u8>, RemoteError> {
-        let Some((_, remote)) = self.remote.get() else { return Err(RemoteError::Unreachable { node }) };
-        tokio::time::timeout_at(until, remote.call(node, shard, bytes, until))
-            .await
-            .unwrap_or(Err(RemoteError::Lost { node }))
-    }
-
     pub fn set_peers(&self, peers: Vec<u64>) {
         *self.peers.write().unwrap_or_else(PoisonError::into_inner) = peers;
     }
@@ -110,6 +97,19 @@ impl Way {
     fn any(&self, turn: u32) -> Option<u64> {
         let others = self.others();
         (!others.is_empty()).then(|| others[turn as usize % others.len()])
+    }
+
+    /// Asks a node about itself.
+    ///
+    /// # Errors
+    /// `unavailable` with the reason when it does not answer by `until`; or its refusal.
+    pub async fn ask_node(&self, node: u64, question: &Question, until: Instant) -> Result<Answer, Error> {
+        let silent = |why: String| Error::unavailable(format!("No answer: {why}."));
+        let Some((_, remote)) = self.remote.get() else { return Err(silent("this node knows no other".to_owned())) };
+        let request = question.encode().map_err(|_| Error::internal())?;
+        let bytes =
+            remote.call(node, ShardId::META, request, until).await.map_err(|error| silent(error.to_string()))?;
+        decode_answer(&bytes).map_err(|_| silent("it cannot be read".to_owned()))?
     }
 
     async fn ask(&self, node: u64, shard: ShardId, question: &Question, request: &[u8], until: Instant) -> Heard {

@@ -1,13 +1,14 @@
-//! What a node asks another one itself, whatever that leads: versions of the key-encryption key, which all members have.
+//! What a node asks another one itself, whatever that leads: its actors, and versions of the key-encryption key, which all
+//! members have.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::question::{Answer, Question, decode_answer};
+use super::question::{Answer, Question};
 use super::router::Router;
-use crate::kernel::{Error, ShardId};
+use crate::kernel::Error;
 use crate::providers::keys::{KeyError, KeyWrapper};
 
 /// How long a member has to answer.
@@ -62,21 +63,14 @@ impl Router {
     }
 
     async fn ask_member(&self, node: u64, question: &Question) -> Result<Answer, Error> {
-        let until = Instant::now() + ANSWERED_WITHIN;
-        let bytes = question.encode().map_err(|error| {
-            tracing::error!(%error, "a question does not encode");
-            Error::internal()
-        })?;
-        let answered = self.way().call(node, ShardId::META, bytes, until).await;
-        let bytes = answered.map_err(|error| Error::unavailable(format!("Node {node} does not answer: {error}.")))?;
-        decode_answer(&bytes).unwrap_or_else(|error| {
-            tracing::error!(node, %error, "the answer of another node cannot be read");
-            Err(Error::internal())
-        })
+        self.way().ask_node(node, question, Instant::now() + ANSWERED_WITHIN).await
     }
 
     /// The answer to what is asked of this node itself; `None` for a question about a shard.
     pub(super) async fn answer_itself(&self, question: &Question) -> Option<Result<Answer, Error>> {
+        if let Question::Inventory = question {
+            return Some(Ok(Answer::Inventory(self.inventory().await)));
+        }
         let keys = || self.way().keys.get().ok_or_else(|| Error::unavailable("The node is still starting."));
         let answer = match (question, keys()) {
             (Question::HandOutKey { version }, Ok(keys)) => keys.hand_out(*version).await.map(Answer::Piece),

@@ -22,6 +22,7 @@ mod entropy;
 pub mod feed;
 pub mod follow;
 mod gauges;
+pub mod inventory;
 pub mod kinds;
 pub mod log;
 mod member;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::audit;
+use super::inventory::Inventory;
 use super::log::{CutId, ShardReport};
 use super::message::Work;
 use super::router::{Entries, Page};
@@ -49,6 +50,8 @@ pub enum Question {
     /// What happens on the shard from now on, or after this position of its feed, to entities of these kinds. Waits for it,
     /// for a while.
     Follow { after: Option<u64>, kinds: Vec<Followed> },
+    /// The actors of the node, whatever it leads.
+    Inventory,
     /// Of the node itself, as the next two: a version of the key-encryption key, encrypted under the root key.
     HandOutKey { version: u32 },
     /// To keep such a version.
@@ -74,6 +77,7 @@ impl Question {
             | Self::ReadCut { .. }
             | Self::Held { .. }
             | Self::Follow { .. }
+            | Self::Inventory
             | Self::HandOutKey { .. }
             | Self::TakeInKey { .. }
             | Self::KeyVersions => true,
@@ -118,6 +122,7 @@ pub enum Answer {
         gap: bool,
         entries: Vec<FeedEntry>,
     },
+    Inventory(Inventory),
     /// Oldest first.
     KeyVersions(Vec<u32>),
 }
@@ -180,6 +185,7 @@ mod tests {
             Question::Subject(id),
             Question::NextDue(Timestamp::ZERO),
             Question::Report,
+            Question::Inventory,
             Question::HandOutKey { version: 2 },
             Question::TakeInKey { version: 2, sealed: vec![7; 60] },
             Question::KeyVersions,
@@ -189,6 +195,7 @@ mod tests {
             Ok(Answer::Done),
             Ok(Answer::Subject(Some(Some("usr_1".to_owned())))),
             Ok(Answer::Rest { quiet: true, applied: 7 }),
+            Ok(Answer::Inventory(Inventory { more_crashes: 3, ..Inventory::default() })),
             Ok(Answer::KeyVersions(vec![1, 2])),
             Err(Error::invalid("/name", "is too long")),
         ];

@@ -1,13 +1,11 @@
-//! The admin listener: the actors and the clock of this node, and what an operator may do about them. The cluster is in
+//! The admin listener: the actors of all members and the clock, and what an operator may do about them. The cluster is in
 //! [`cluster`](super::cluster).
-
-use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::actors::runtime::clock::ClockMode;
+use crate::actors::runtime::inventory::{CrashedEntity, Inventory, LiveKind};
 use crate::gateway::{Call, Endpoint, Reply};
 use crate::kernel::{EntityId, Error, Timestamp};
 
@@ -16,9 +14,9 @@ use crate::kernel::{EntityId, Error, Timestamp};
 pub fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/admin/v1/actors", "listActors")
-            .summary("Live actors by kind, mailbox depth, restarts, parked entities")
+            .summary("Live actors of all members by kind, mailbox depth, restarts, parked entities; who did not answer is named")
             .operations()
-            .response::<ActorsView>(200, "The actors of this node")
+            .response::<ActorsView>(200, "The actors of the members that answered")
             .handle(list_actors),
         Endpoint::post("/admin/v1/actors/unpark", "unparkEntity")
             .summary("Put a parked entity back into service")
@@ -42,17 +40,17 @@ pub fn endpoints() -> Vec<Endpoint> {
     ]
 }
 
-/// Live actors of one kind on this node.
-#[derive(Debug, Default, Serialize, ToSchema)]
+/// Live actors of one kind on one node.
+#[derive(Debug, Serialize, ToSchema)]
 struct KindView {
     kind: String,
     node: u64,
-    live: usize,
+    live: u64,
     /// Requests waiting in their mailboxes, all together and in the fullest.
-    mailbox_depth: usize,
-    mailbox_deepest: usize,
+    mailbox_depth: u64,
+    mailbox_deepest: u64,
     /// Batches on their way to the disk.
-    committing: usize,
+    committing: u64,
 }
 
 /// An entity that crashed within the last ten minutes, or is parked.
@@ -60,51 +58,66 @@ struct KindView {
 struct CrashView {
     entity: String,
     shard: u16,
+    /// The node that leads its shard; there it is put back into service.
+    node: u64,
     restarts: u32,
     parked: bool,
     reason: String,
 }
 
-/// The actors of this node.
+/// A member whose actors are missing from the answer.
 #[derive(Debug, Serialize, ToSchema)]
+struct SilentView {
+    node: u64,
+    reason: String,
+}
+
+/// The actors of all members that answered.
+#[derive(Debug, Default, Serialize, ToSchema)]
 struct ActorsView {
     kinds: Vec<KindView>,
-    live: usize,
+    live: u64,
     restarts: u32,
     /// Entities out of service until an operator puts them back.
     parked: Vec<CrashView>,
     /// Entities that crashed lately and go on.
     crashed: Vec<CrashView>,
+    /// Parked and crashed entities that are not listed: of a node at most 1000 are, first those that are parked.
+    unlisted: u64,
+    /// Members that did not answer within two seconds. What they lead is missing here.
+    unanswered: Vec<SilentView>,
+}
+
+impl ActorsView {
+    fn add(&mut self, node: u64, inventory: Inventory) {
+        for LiveKind { kind, live, mailbox_depth, mailbox_deepest, committing } in inventory.kinds {
+            self.live += live;
+            self.kinds.push(KindView { kind, node, live, mailbox_depth, mailbox_deepest, committing });
+        }
+        for CrashedEntity { entity, shard, restarts, parked, reason } in inventory.crashes {
+            self.restarts += restarts;
+            let list = if parked { &mut self.parked } else { &mut self.crashed };
+            list.push(CrashView { entity, shard, node, restarts, parked, reason });
+        }
+        self.unlisted += inventory.more_crashes;
+    }
 }
 
 async fn list_actors(call: Call<()>) -> Result<Reply, Error> {
-    let node = call.services.settings.node.id;
-    let mut kinds: BTreeMap<String, KindView> = BTreeMap::new();
-    let mut crashes = Vec::new();
-    for shard in call.services.router.led() {
-        for (id, handle) in shard.parts.directory.list() {
-            let fresh = || KindView { kind: id.kind().to_owned(), node, ..KindView::default() };
-            let view = kinds.entry(id.kind().to_owned()).or_insert_with(fresh);
-            let depth = handle.vitals.depth.load(Ordering::Relaxed);
-            view.live += 1;
-            view.mailbox_depth += depth;
-            view.mailbox_deepest = view.mailbox_deepest.max(depth);
-            view.committing += handle.vitals.in_flight.load(Ordering::Relaxed);
-        }
-        let id = shard.parts.log.shard().0;
-        crashes.extend(shard.crashes().await.into_iter().map(|crash| CrashView {
-            entity: crash.entity,
-            shard: id,
-            restarts: crash.crashes,
-            parked: crash.parked,
-            reason: crash.reason,
-        }));
+    let own = call.services.settings.node.id;
+    let mut nodes: Vec<u64> = call.services.cluster.view().borrow().members.keys().copied().collect();
+    if nodes.is_empty() {
+        // Before the first member is known.
+        nodes.push(own);
     }
-    let restarts = crashes.iter().map(|crash| crash.restarts).sum();
-    let (parked, crashed) = crashes.into_iter().partition(|crash| crash.parked);
-    let kinds: Vec<KindView> = kinds.into_values().collect();
-    let live = kinds.iter().map(|kind| kind.live).sum();
-    Ok(Reply::ok(&ActorsView { kinds, live, restarts, parked, crashed }))
+    let mut view = ActorsView::default();
+    for (node, told) in call.services.router.inventories(own, nodes).await {
+        match told {
+            Ok(inventory) => view.add(node, inventory),
+            Err(error) => view.unanswered.push(SilentView { node, reason: error.detail }),
+        }
+    }
+    Ok(Reply::ok(&view))
 }
 
 /// Which entity to put back into service.

@@ -1,5 +1,6 @@
 //! Clusters of real processes: joined by token, asked at any node.
 
+mod actors;
 mod between;
 #[cfg(all(feature = "failpoints", feature = "peers"))]
 mod damage;
