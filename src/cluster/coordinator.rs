@@ -1,24 +1,26 @@
 //! Keeps the cluster as its members entity says: whoever leads the meta shard plans, whoever leads a shard carries out.
 //!
 //! Every node follows the entity on its own copy of the meta shard. On the leader of the meta shard, [`Coordinator::plan`]
-//! writes one move at a time into it and waits until the shard's group has arrived there. On the leader of a shard,
-//! [`Coordinator::hold`] takes its group there step by step. Nothing else is kept, so a crash of either costs a repeat.
+//! writes one move at a time into it and waits until the shard's group has arrived there ([`planner`](super::planner)
+//! says what is next). On the leader of a shard, [`Coordinator::hold`] takes its group there step by step. Nothing else
+//! is kept, so a crash of either costs a repeat.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::placement::moves;
+use super::planner::{Plan, Task};
 use super::raft::membership::{Step, step};
 use super::raft::{Groups, ShardGroup};
-use crate::actors::members::{self, Command, Member, MemberState, Members, Replicas, View};
+use crate::actors::members::{self, Command, Member, Members, View};
 use crate::actors::runtime::Router;
 use crate::actors::runtime::follow::Follower;
-use crate::actors::runtime::log::{LogStatus, ShardLog};
+use crate::actors::runtime::log::ShardLog;
 use crate::kernel::{Error, Origin, ShardId};
 
 /// How often leaders compare what is with what should be.
@@ -28,15 +30,8 @@ const REFRESH: Duration = Duration::from_secs(1);
 /// How long a leader leads before it hands over to the one that should: who is about to stop, or just came back, is not
 /// asked at once. Also the pause before a hand-over is asked for again.
 const STEADY: Duration = Duration::from_secs(3);
-
-/// What the planner has seen.
-#[derive(Default)]
-struct Plan {
-    /// Shards whose groups are where they should be.
-    arrived: BTreeMap<ShardId, Replicas>,
-    /// The view under which nothing was left to do.
-    settled: Option<View>,
-}
+/// Shards that are asked how they stand at a time: one without a leader answers late.
+const REPORTS: usize = 16;
 
 /// The cluster's view on this node, and what keeps it true.
 pub struct Coordinator {
@@ -148,42 +143,24 @@ impl Coordinator {
     }
 
     async fn plan_once(&self, plan: &mut Plan) -> Result<(), Error> {
-        {
-            let known = self.view.borrow();
-            if plan.settled.as_ref() == Some(&*known) || (known.members.len() < 2 && known.placement.is_empty()) {
-                return Ok(());
-            }
+        if plan.is_settled(&self.view.borrow()) {
+            return Ok(());
         }
         let view = self.ask(Command::Get).await?;
-        let mut under_way = Vec::new();
-        for (shard, wanted) in &view.placement {
-            if plan.arrived.get(shard) == Some(wanted) {
-                continue;
-            }
-            match self.router.report(*shard).await {
-                Ok(report) if has_arrived(&report.log, wanted) => drop(plan.arrived.insert(*shard, wanted.clone())),
-                Ok(_) | Err(_) => under_way.push(*shard),
+        let asked = plan.unsure(&view).into_iter().map(|shard| async move { (shard, self.router.report(shard).await) });
+        let mut heard = futures::stream::iter(asked).buffer_unordered(REPORTS);
+        while let Some((shard, report)) = heard.next().await {
+            if let Ok(report) = report {
+                plan.heard(&view, shard, &report.log);
             }
         }
-        // A move that turned out to be wrong is replaced; else the next one waits for it.
-        let moves = moves(&view);
-        let next = moves.into_iter().find(|(shard, _)| under_way.is_empty() || under_way.contains(shard));
-        if let Some((shard, replicas)) = next {
-            tracing::info!(%shard, ?replicas, "a shard is placed");
-            self.ask(Command::Place { shard, replicas }).await?;
-            return Ok(());
-        }
-        if !under_way.is_empty() {
-            return Ok(());
-        }
-        for (node, known) in &view.members {
-            if known.state == MemberState::Leaving {
-                tracing::info!(node, "a member holds nothing any more and is forgotten");
-                self.ask(Command::Forget { node: *node }).await?;
+        match plan.next(view) {
+            Task::Tell(command) => {
+                tracing::info!(?command, "the cluster changes");
+                self.ask(command).await.map(|_| ())
             }
+            Task::Wait | Task::Rest => Ok(()),
         }
-        plan.settled = Some(view);
-        Ok(())
     }
 
     /// While this node leads shards: takes their groups where they should be.
@@ -198,24 +175,30 @@ impl Coordinator {
                 _ = tick.tick() => {}
                 changed = view.changed() => if changed.is_err() { return },
             }
-            let now = view.borrow_and_update().clone();
-            let mut taking = Vec::new();
+            let known = view.borrow_and_update().clone();
+            let mut due = Vec::new();
             for group in groups.shards() {
                 let Some(term) = group.leadership().borrow().leading else { continue };
-                let (known, since) = leads.entry(group.shard()).or_insert((term, Instant::now()));
-                if *known != term {
-                    (*known, *since) = (term, Instant::now());
+                let (led, since) = leads.entry(group.shard()).or_insert((term, Instant::now()));
+                if *led != term {
+                    (*led, *since) = (term, Instant::now());
                 }
-                let Some(step) = next_step(group, &now) else { continue };
+                let Some(step) = next_step(group, &known) else { continue };
                 if let Step::HandOver(_) = step {
                     if since.elapsed() < STEADY {
                         continue;
                     }
                     *since = Instant::now();
                 }
-                taking.push(take(group, step, &now));
+                due.push((group, step));
             }
-            futures::future::join_all(taking).await;
+            if due.is_empty() {
+                continue;
+            }
+            // What this node knows may be old, and a step to where a shard was would undo one to where it is.
+            let Ok(now) = self.ask(Command::Get).await else { continue };
+            due.retain(|(group, step)| next_step(group, &now).as_ref() == Some(step));
+            futures::future::join_all(due.into_iter().map(|(group, step)| take(group, step, &now))).await;
         }
     }
 }
@@ -234,10 +217,4 @@ async fn take(group: &ShardGroup, step: Step, view: &View) {
     if let Err(error) = group.take(&step, &address.unwrap_or_default()).await {
         tracing::warn!(%error, "a step of a shard's group is put off");
     }
-}
-
-/// Whether the group's members are those that are wanted.
-pub(super) fn has_arrived(status: &LogStatus, wanted: &Replicas) -> bool {
-    let of = |voter| status.replicas.iter().filter(move |replica| replica.voter == voter).map(|replica| replica.node);
-    of(true).eq(wanted.voters.iter().copied()) && of(false).eq(wanted.learners.iter().copied())
 }

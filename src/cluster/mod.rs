@@ -8,7 +8,10 @@ pub mod join;
 pub mod link;
 pub mod operations;
 pub mod placement;
+mod planner;
 pub mod raft;
 pub mod recovery;
 pub mod restore;
 pub mod secrets;
+#[cfg(test)]
+mod simulation;

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::coordinator::{Coordinator, has_arrived};
+use super::coordinator::Coordinator;
 use super::placement::moves;
+use super::planner::has_arrived;
 use crate::actors::members::{self, Command, Members, Replicas, View};
 use crate::actors::runtime::log::ShardReport;
 use crate::kernel::{Error, Origin, ShardId};

@@ -1,11 +1,11 @@
 //! Where shards should be: a pure function of the members and of where they are now.
 //!
 //! A shard has [`REPLICAS`] voters on distinct members, in distinct zones where there are enough, and the meta shard a
-//! copy on every member, with a vote on at most [`META_VOTERS`]. What is there stays there unless it has to move: because
+//! copy on every member, which one that leaves gives up last, with a vote on at most [`META_VOTERS`]. What is there stays there unless it has to move: because
 //! its member leaves, drains and can be replaced, or holds at least two more than another. Leaders are spread evenly over
 //! members that are up. Deliberately absent: time, the network, and whether a member can be reached.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::actors::members::{MemberState, Replicas, View};
 use crate::kernel::ShardId;
@@ -38,7 +38,8 @@ pub fn plan(view: &View) -> BTreeMap<ShardId, Replicas> {
 }
 
 /// The shards whose placement differs from the plan, and their new placements: those of leaving members first, so that
-/// whoever is gone holds up nothing else.
+/// whoever is gone holds up nothing else. Before all of them members get their copy of the meta shard: one that led a shard
+/// without it would not hear what becomes of that.
 #[must_use]
 pub fn moves(view: &View) -> Vec<(ShardId, Replicas)> {
     if view.members.len() < 2 && view.placement.is_empty() {
@@ -53,7 +54,21 @@ pub fn moves(view: &View) -> Vec<(ShardId, Replicas)> {
     let mut moves: Vec<_> =
         plan(view).into_iter().filter(|(shard, wanted)| view.placement.get(shard) != Some(wanted)).collect();
     moves.sort_by_key(|(shard, _)| (waits(shard), *shard));
+    if let Some(copies) = missing_copies(view) {
+        moves.retain(|(shard, _)| *shard != ShardId::META);
+        moves.insert(0, (ShardId::META, copies));
+    }
     moves
+}
+
+/// The meta shard as it is, with a copy for every member that stays and has none; that waits for nobody.
+fn missing_copies(view: &View) -> Option<Replicas> {
+    let mut held = view.placement.get(&ShardId::META)?.clone();
+    let staying = view.members.iter().filter(|(_, known)| known.state != MemberState::Leaving).map(|(node, _)| *node);
+    let missing: Vec<u64> =
+        staying.filter(|node| !held.voters.contains(node) && !held.learners.contains(node)).collect();
+    held.learners.extend(&missing);
+    (!missing.is_empty()).then_some(held)
 }
 
 /// The plan while it is made.
@@ -82,19 +97,27 @@ impl<'a> Planned<'a> {
         self.view.placement.get(&shard).map(|replicas| replicas.voters.clone()).unwrap_or_default()
     }
 
-    /// Everyone who stays has the meta shard; those who voted keep their vote.
+    /// Everyone who stays has the meta shard; those who voted keep their vote. Whoever leaves keeps a copy until it holds
+    /// nothing else: it may lead a shard, and must hear who is to take over.
     fn meta(&self) -> Replicas {
         let current = self.current(ShardId::META);
-        let stays = |node: &u64| self.state(*node).is_some_and(|state| state != MemberState::Leaving);
-        let staying: BTreeSet<u64> = self.view.members.keys().copied().filter(stays).collect();
+        let leaves = |node: &u64| self.state(*node) == Some(MemberState::Leaving);
+        let members = self.view.members.keys().copied();
+        let staying: BTreeSet<u64> = members.clone().filter(|node| !leaves(node)).collect();
+        let leaving = members.filter(|node| leaves(node) && self.holds_data(*node));
         let mut voters: BTreeSet<u64> = current.intersection(&staying).copied().take(META_VOTERS).collect();
         for node in self.load.keys().chain(&staying) {
             if voters.len() < META_VOTERS {
                 voters.insert(*node);
             }
         }
-        let learners = staying.difference(&voters).copied().collect();
+        let learners = staying.difference(&voters).copied().chain(leaving).collect();
         Replicas { voters, learners, leader: None }
+    }
+
+    fn holds_data(&self, node: u64) -> bool {
+        let data = self.view.placement.iter().filter(|(shard, _)| **shard != ShardId::META);
+        data.into_iter().any(|(_, held)| held.voters.contains(&node) || held.learners.contains(&node))
     }
 
     /// Who is to hold a shard that `current` hold now.
@@ -159,30 +182,82 @@ impl<'a> Planned<'a> {
     /// Moves copies from members that hold at least two more than another, where zones allow it: from the one that holds
     /// most to the one that holds least, so that a new member alone gets copies.
     fn even_out(&mut self, placement: &mut BTreeMap<ShardId, Replicas>) {
-        while let Some((shard, out, into)) = self.uneven(placement) {
-            self.count(&BTreeSet::from([out]), -1);
-            self.count(&BTreeSet::from([into]), 1);
-            let Some(replicas) = placement.get_mut(&shard) else { return };
-            replicas.voters.remove(&out);
-            replicas.voters.insert(into);
+        while let Some(moves) = self.uneven(placement) {
+            for Move { shard, out, into } in moves {
+                self.count(&BTreeSet::from([out]), -1);
+                self.count(&BTreeSet::from([into]), 1);
+                let Some(replicas) = placement.get_mut(&shard) else { return };
+                replicas.voters.remove(&out);
+                replicas.voters.insert(into);
+            }
         }
     }
 
-    fn uneven(&self, placement: &BTreeMap<ShardId, Replicas>) -> Option<(ShardId, u64, u64)> {
+    /// What takes a copy from one that holds too many to one that holds too few. Copies that are yet to be made cost
+    /// nothing to move, and may be passed on over others; only without such a way one that is there moves.
+    fn uneven(&self, placement: &BTreeMap<ShardId, Replicas>) -> Option<Vec<Move>> {
         let mut by_load: Vec<(usize, u64)> = self.load.iter().map(|(node, load)| (*load, *node)).collect();
         by_load.sort_unstable();
+        let (lightest, _) = *by_load.first()?;
+        let to_be_made = self.to_be_made(placement);
+        for (heavy, out) in by_load.iter().rev().take_while(|(heavy, _)| *heavy >= lightest + 2) {
+            if let Some(moves) = self.pass_on(placement, &to_be_made, *out, heavy - 2) {
+                return Some(moves);
+            }
+        }
         for (heavy, out) in by_load.iter().rev() {
             for (_, into) in by_load.iter().take_while(|(light, _)| *heavy >= light + 2) {
                 let movable = |(shard, held): &(&ShardId, &Replicas)| {
-                    let holds = held.voters.contains(out) && !held.voters.contains(into);
-                    **shard != ShardId::META && holds && self.keeps_zones(&held.voters, *out, *into)
+                    **shard != ShardId::META && held.voters.contains(out) && self.can_take(&held.voters, *out, *into)
                 };
                 if let Some((shard, _)) = placement.iter().find(movable) {
-                    return Some((*shard, *out, *into));
+                    return Some(vec![Move { shard: *shard, out: *out, into: *into }]);
                 }
             }
         }
         None
+    }
+
+    /// By member: shards of which it is to get a copy.
+    fn to_be_made(&self, placement: &BTreeMap<ShardId, Replicas>) -> BTreeMap<u64, Vec<ShardId>> {
+        let mut to_be_made = BTreeMap::<u64, Vec<ShardId>>::new();
+        for (shard, planned) in placement.iter().filter(|(shard, _)| **shard != ShardId::META) {
+            for node in planned.voters.difference(&self.current(*shard)) {
+                to_be_made.entry(*node).or_default().push(*shard);
+            }
+        }
+        to_be_made
+    }
+
+    /// The shortest way of copies that are yet to be made from `from` to a member that holds at most `enough`.
+    fn pass_on(
+        &self,
+        placement: &BTreeMap<ShardId, Replicas>,
+        to_be_made: &BTreeMap<u64, Vec<ShardId>>,
+        from: u64,
+        enough: usize,
+    ) -> Option<Vec<Move>> {
+        let mut reached = BTreeMap::<u64, Move>::new();
+        let mut queue = VecDeque::from([from]);
+        while let Some(out) = queue.pop_front() {
+            for shard in to_be_made.get(&out).into_iter().flatten() {
+                for (into, load) in self.load.iter().filter(|(into, _)| **into != from) {
+                    if reached.contains_key(into) || !self.can_take(&placement[shard].voters, out, *into) {
+                        continue;
+                    }
+                    reached.insert(*into, Move { shard: *shard, out, into: *into });
+                    if *load <= enough {
+                        return way_back(&reached, *into);
+                    }
+                    queue.push_back(*into);
+                }
+            }
+        }
+        None
+    }
+
+    fn can_take(&self, voters: &BTreeSet<u64>, out: u64, into: u64) -> bool {
+        !voters.contains(&into) && self.keeps_zones(voters, out, into)
     }
 
     /// Whether no zone gets more crowded when `into` takes the copy of `out`.
@@ -213,6 +288,21 @@ impl<'a> Planned<'a> {
         }
         even_leads(placement, &mut leads);
     }
+}
+
+/// A copy of a shard that one member is to have in place of another.
+#[derive(Debug, Clone, Copy)]
+struct Move {
+    shard: ShardId,
+    out: u64,
+    into: u64,
+}
+
+/// The moves that led to `node`; `None` when two are of the same shard, and one may forbid the other.
+fn way_back(reached: &BTreeMap<u64, Move>, node: u64) -> Option<Vec<Move>> {
+    let way: Vec<Move> = std::iter::successors(reached.get(&node), |step| reached.get(&step.out)).copied().collect();
+    let shards: BTreeSet<ShardId> = way.iter().map(|step| step.shard).collect();
+    (shards.len() == way.len()).then_some(way)
 }
 
 /// Moves leads from members that have at least two more than another voter of the same shard.

@@ -7,6 +7,8 @@
 pub mod batch;
 pub mod clock;
 pub mod codec;
+#[cfg(test)]
+pub mod dice;
 pub mod entity;
 pub mod error;
 pub mod fail_point;

@@ -87,6 +87,7 @@ pub struct ShardReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replica {
     pub node: u64,
+    /// Whether it votes; in the midst of a change whether it did before and will after it.
     pub voter: bool,
     /// Index of the last entry known to be on it; known to the leader alone.
     pub matched: Option<u64>,

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cut::Cuts;
 use super::leadership;
+use super::membership::decides;
 use super::network::Network;
 use super::proposer::{Queue, Raft};
 use super::{GroupSettings, RaftGroupError};
@@ -276,10 +277,10 @@ impl ShardLog for ShardGroup {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
-        let own = metrics.last_log_index;
+        let (own, sets) = (metrics.last_log_index, membership.get_joint_config());
         let replicas = membership.nodes().map(|(node, _)| Replica {
             node: *node,
-            voter: membership.voter_ids().any(|voter| voter == *node),
+            voter: decides(sets, *node),
             matched: if *node == metrics.id {
                 own
             } else {

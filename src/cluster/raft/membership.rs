@@ -30,8 +30,8 @@ pub struct Standing {
     pub learners: BTreeSet<u64>,
     /// Members that answer and have the log.
     pub current: BTreeSet<u64>,
-    /// Two sets of voters decide together until the change is over.
-    pub joint: bool,
+    /// The voters to which a change was begun; until it is over they decide together with those before.
+    pub incoming: Option<BTreeSet<u64>>,
 }
 
 /// What a leader does next.
@@ -50,8 +50,9 @@ pub enum Step {
 /// The next step to `wanted`; `None` when there is nothing to do, or to be waited for.
 #[must_use]
 pub fn step(standing: &Standing, wanted: &Replicas) -> Option<Step> {
-    if standing.joint {
-        return Some(Step::SetVoters(wanted_voters(standing, wanted)));
+    if let Some(incoming) = &standing.incoming {
+        // What was begun is ended first, whatever is wanted by now: those it names have the log.
+        return set_voters(standing, incoming);
     }
     let held: BTreeSet<u64> = standing.voters.union(&standing.learners).copied().collect();
     let missing = wanted.voters.union(&wanted.learners).find(|node| !held.contains(node));
@@ -63,9 +64,8 @@ pub fn step(standing: &Standing, wanted: &Replicas) -> Option<Step> {
         if !joining.clone().all(|node| standing.current.contains(node)) {
             return None;
         }
-        let voters = wanted_voters(standing, wanted);
-        if voters != standing.voters {
-            return Some(Step::SetVoters(voters));
+        if with_leader(standing, &wanted.voters) != standing.voters {
+            return set_voters(standing, &wanted.voters);
         }
         // Only this node is one too many: who takes over lets it go.
         let able = |node: &u64| standing.current.contains(node) && wanted.voters.contains(node);
@@ -79,11 +79,23 @@ pub fn step(standing: &Standing, wanted: &Replicas) -> Option<Step> {
     to.map(Step::HandOver)
 }
 
+/// Whether a node votes whichever set of voters decides: in the midst of a change neither who comes nor who goes.
+#[must_use]
+pub fn decides(sets: &[BTreeSet<u64>], node: u64) -> bool {
+    !sets.is_empty() && sets.iter().all(|set| set.contains(&node))
+}
+
+/// The change of votes, once most of those who will have one have the log: a group whose majority is dead could neither
+/// end the change nor decide anything again.
+fn set_voters(standing: &Standing, voters: &BTreeSet<u64>) -> Option<Step> {
+    let voters = with_leader(standing, voters);
+    let live = voters.intersection(&standing.current).count();
+    (2 * live > voters.len()).then_some(Step::SetVoters(voters))
+}
+
 /// The voters to change to while this node leads: it stays until another leads.
-fn wanted_voters(standing: &Standing, wanted: &Replicas) -> BTreeSet<u64> {
-    let mut voters = wanted.voters.clone();
-    voters.insert(standing.own);
-    voters
+fn with_leader(standing: &Standing, voters: &BTreeSet<u64>) -> BTreeSet<u64> {
+    voters.iter().copied().chain([standing.own]).collect()
 }
 
 impl ShardGroup {
@@ -103,8 +115,8 @@ impl ShardGroup {
         let has_log = |node: &u64| matched.get(node).copied().flatten().is_some_and(|at| at.index + LAG >= last);
         let nodes = members.nodes().map(|(node, _)| *node);
         let current = nodes.filter(|node| *node == metrics.id || (alive(node) && has_log(node))).collect();
-        let joint = members.get_joint_config().len() > 1;
-        Some(Standing { own: metrics.id, voters, learners, current, joint })
+        let incoming = members.get_joint_config().get(1).cloned();
+        Some(Standing { own: metrics.id, voters, learners, current, incoming })
     }
 
     /// Lets another voter lead that has the log, and waits until this node does not; there may be none.

@@ -10,7 +10,7 @@ fn set(nodes: &[u64]) -> BTreeSet<u64> {
 
 fn standing(own: u64, voters: &[u64], learners: &[u64]) -> Standing {
     let current = voters.iter().chain(learners).copied().collect();
-    Standing { own, voters: set(voters), learners: set(learners), current, joint: false }
+    Standing { own, voters: set(voters), learners: set(learners), current, incoming: None }
 }
 
 fn wanted(voters: &[u64], learners: &[u64], leader: u64) -> Replicas {
@@ -37,9 +37,29 @@ fn a_leader_that_should_go_hands_over_first_and_the_next_lets_it_go() {
     dead.current.remove(&3);
     assert_eq!(step(&dead, &without), Some(Step::HandOver(2)), "whoever answers");
     assert_eq!(step(&dead, &wanted(&[1, 2, 3], &[], 3)), None, "no hand-over to one that does not answer");
-    let mut joint = standing(2, &[1, 2, 3], &[]);
-    joint.joint = true;
-    assert_eq!(step(&joint, &without), Some(Step::SetVoters(set(&[2, 3]))), "a change that was begun is ended");
+}
+
+#[test]
+fn a_change_that_was_begun_is_ended_whatever_is_wanted_by_now() {
+    let mut joint = standing(2, &[1, 2, 3, 4], &[]);
+    joint.incoming = Some(set(&[2, 3, 4]));
+    let other = wanted(&[2, 3, 5], &[], 3);
+    assert_eq!(step(&joint, &other), Some(Step::SetVoters(set(&[2, 3, 4]))), "5 is no learner yet");
+    joint.own = 1;
+    assert_eq!(
+        step(&joint, &other),
+        Some(Step::SetVoters(set(&[1, 2, 3, 4]))),
+        "whoever leads stays until it does not"
+    );
+}
+
+#[test]
+fn no_change_leaves_a_majority_that_does_not_answer() {
+    let fewer = wanted(&[2, 3], &[], 2);
+    let mut dead = standing(2, &[1, 2, 3], &[]);
+    dead.current.remove(&3);
+    assert_eq!(step(&dead, &fewer), None, "two of three answer, and one of the two that are wanted");
+    assert_eq!(step(&dead, &wanted(&[1, 2], &[], 2)), Some(Step::SetVoters(set(&[1, 2]))), "without the dead one");
 }
 
 proptest! {

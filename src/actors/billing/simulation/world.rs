@@ -8,32 +8,12 @@ use super::super::numbering::Numbering;
 use super::super::subscription::Subscription;
 use super::super::wallet::Wallet;
 use crate::actors::notifications::delivery;
+use crate::kernel::dice::Dice;
 use crate::kernel::{Change, Context, Decision, Effect, Entity, EntityId, Error, Origin, Outcome, Timestamp, codec};
 use crate::providers::payment::{
     CardFacts, ChargeReceipt, ChargeStatus, PaymentReceipt, PaymentRequest, RefundProgress, RefundReceipt, declined,
     not_refunded,
 };
-
-/// A small generator (SplitMix64), so that a seed replays.
-pub(super) struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(super) fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() % n.max(1) as u64).expect("below n")
-    }
-
-    pub(super) fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-}
 
 /// What a decision leaves behind, without its type.
 pub(super) struct Left {
@@ -215,7 +195,7 @@ impl World {
     fn context(&mut self, id: &EntityId) -> Context {
         self.steps += 1;
         let mut entropy = [0; 32];
-        entropy[..8].copy_from_slice(&self.dice.next().to_le_bytes());
+        entropy[..8].copy_from_slice(&self.dice.roll().to_le_bytes());
         Context { id: id.clone(), sequence: self.steps, now: self.now, origin: Origin::system("simulation"), entropy }
     }
 
