@@ -62,7 +62,7 @@ pub fn moves(view: &View) -> Vec<(ShardId, Replicas)> {
 }
 
 /// The meta shard as it is, with a copy for every member that stays and has none; that waits for nobody.
-fn missing_copies(view: &View) -> Option<Replicas> {
+pub(super) fn missing_copies(view: &View) -> Option<Replicas> {
     let mut held = view.placement.get(&ShardId::META)?.clone();
     let staying = view.members.iter().filter(|(_, known)| known.state != MemberState::Leaving).map(|(node, _)| *node);
     let missing: Vec<u64> =

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::placement::moves;
+use super::placement::{missing_copies, moves};
 use crate::actors::members::{Command, MemberState, Replicas, View};
 use crate::actors::runtime::log::LogStatus;
 use crate::kernel::ShardId;
@@ -60,10 +60,17 @@ impl Plan {
 
     /// What is next under `view`, after what was heard.
     pub fn next(&mut self, view: View) -> Task {
+        if let Some(replicas) = missing_copies(&view) {
+            // Whoever waits may wait for one that hears nothing.
+            return Task::Tell(Command::Place { shard: ShardId::META, replicas });
+        }
         let under_way = self.not_arrived(&view);
         // A move that turned out to be wrong is replaced; else the next one waits for it, and for whoever did not answer.
+        // Copies of the meta shard may be on their way beside another move; its votes may not.
+        let replaced =
+            |shard: &ShardId| self.apart.contains(shard) && (*shard != ShardId::META || self.apart.len() == 1);
         let mut moves = moves(&view).into_iter();
-        if let Some((shard, replicas)) = moves.find(|(shard, _)| under_way.is_empty() || self.apart.contains(shard)) {
+        if let Some((shard, replicas)) = moves.find(|(shard, _)| under_way.is_empty() || replaced(shard)) {
             return Task::Tell(Command::Place { shard, replicas });
         }
         if !under_way.is_empty() {
