@@ -87,7 +87,7 @@ pub struct ShardReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replica {
     pub node: u64,
-    /// Whether it votes; in the midst of a change whether it did before and will after it.
+    /// Whether it votes. In the midst of a change who comes or goes is listed twice, with a vote and without.
     pub voter: bool,
     /// Index of the last entry known to be on it; known to the leader alone.
     pub matched: Option<u64>,

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cut::Cuts;
 use super::leadership;
-use super::membership::decides;
+use super::membership::listed;
 use super::network::Network;
 use super::proposer::{Queue, Raft};
 use super::{GroupSettings, RaftGroupError};
@@ -277,15 +277,16 @@ impl ShardLog for ShardGroup {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
-        let (own, sets) = (metrics.last_log_index, membership.get_joint_config());
-        let replicas = membership.nodes().map(|(node, _)| Replica {
-            node: *node,
-            voter: decides(sets, *node),
-            matched: if *node == metrics.id {
+        let own = metrics.last_log_index;
+        let members = listed(membership.get_joint_config(), membership.learner_ids());
+        let replicas = members.into_iter().map(|(node, voter)| Replica {
+            node,
+            voter,
+            matched: if node == metrics.id {
                 own
             } else {
                 let replication = metrics.replication.as_ref();
-                replication.and_then(|matched| matched.get(node)).copied().flatten().map(|at| at.index)
+                replication.and_then(|matched| matched.get(&node)).copied().flatten().map(|at| at.index)
             },
         });
         LogStatus {

@@ -79,10 +79,14 @@ pub fn step(standing: &Standing, wanted: &Replicas) -> Option<Step> {
     to.map(Step::HandOver)
 }
 
-/// Whether a node votes whichever set of voters decides: in the midst of a change neither who comes nor who goes.
+/// Members in order, each with whether it votes. In the midst of a change who comes or goes is listed with a vote and
+/// without: so the group is not taken for what it was or will be.
 #[must_use]
-pub fn decides(sets: &[BTreeSet<u64>], node: u64) -> bool {
-    !sets.is_empty() && sets.iter().all(|set| set.contains(&node))
+pub fn listed(sets: &[BTreeSet<u64>], learners: impl Iterator<Item = u64>) -> BTreeSet<(u64, bool)> {
+    let voters: BTreeSet<u64> = sets.iter().flatten().copied().collect();
+    let changing = voters.iter().copied().filter(|node| !sets.iter().all(|set| set.contains(node)));
+    let without = learners.chain(changing).map(|node| (node, false));
+    voters.iter().map(|node| (*node, true)).chain(without).collect()
 }
 
 /// The change of votes, once most of those who will have one have the log: a group whose majority is dead could neither

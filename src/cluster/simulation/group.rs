@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::actors::runtime::log::{LogStatus, Replica};
-use crate::cluster::raft::membership::{Standing, Step, decides};
+use crate::cluster::raft::membership::{Standing, Step, listed};
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Group {
@@ -50,8 +50,8 @@ impl Group {
     }
 
     pub fn status(&self) -> LogStatus {
-        let replica = |node: u64| Replica { node, voter: decides(&self.sets, node), matched: None };
-        let replicas = self.members().into_iter().map(replica).collect();
+        let members = listed(&self.sets, self.learners.iter().copied());
+        let replicas = members.into_iter().map(|(node, voter)| Replica { node, voter, matched: None }).collect();
         LogStatus { leader: self.leader, term: 1, applied: 1, queued: 0, replicas }
     }
 

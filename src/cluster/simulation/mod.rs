@@ -123,7 +123,7 @@ fn a_change_moves_no_more_than_it_must() {
 fn whatever_happens_no_shard_loses_its_majority_and_all_comes_to_rest() {
     let seed = seed();
     for size in SIZES {
-        let (acts, times) = if size > 16 { (4, 1) } else { (12, 6) };
+        let (acts, times) = if size > 16 { (3, 1) } else { (12, 4) };
         for run in 0..times {
             chaos(seed ^ (size << 8) ^ run, size, acts);
         }
