@@ -8,7 +8,7 @@ use construct::actors::runtime::Router;
 use construct::kernel::{EntityId, Origin};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
-use super::commands::origin;
+use super::support::callers::origin;
 use super::support::rig::{Note, NoteCommand, Rig, settings};
 use super::support::{Goal, Run, rate};
 

@@ -7,15 +7,13 @@
 use std::time::Instant;
 
 use construct::actors::runtime::Router;
-use construct::kernel::Origin;
 use tokio::runtime::Runtime;
 
-use super::commands::{origin, write};
 use super::passivated::fill;
+use super::support::callers::{origin, overwrite, write};
 use super::support::process;
-use super::support::rig::{Note, NoteCommand, Rig, settings};
+use super::support::rig::{Rig, settings};
 use super::support::{Goal, Measured, Run, median};
-use super::wal::RECORD_BYTES;
 
 const GOAL: f64 = 1.2;
 const CALLERS: usize = 64;
@@ -38,7 +36,7 @@ pub fn run(run: &Run) {
         });
         let mut turns = Vec::new();
         for _ in 0..run.turns() {
-            turns.push(write(&tokio, &rig.runtime.router, CALLERS, run.turn()).1);
+            turns.push(write(&tokio, |_| rig.runtime.router.clone(), CALLERS, run.turn()).1);
             tokio.block_on(rig.settle());
         }
         busy.push(median(turns));
@@ -80,9 +78,4 @@ fn everywhere(tokio: &Runtime, router: &Router, count: usize, run: &Run) -> f64 
     #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
     let micros = (process::cpu(None) - cpu).as_secs_f64() * 1e6 / done as f64;
     micros
-}
-
-async fn overwrite(router: &Router, number: usize, origin: &Origin) {
-    let command = NoteCommand::Write(vec![0x5a; RECORD_BYTES]);
-    router.ask::<Note>(&Note::id(number), command, origin).await.expect("durable");
 }

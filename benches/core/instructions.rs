@@ -16,9 +16,9 @@ use construct::storage::state::{ShardState, StateOptions};
 use construct::storage::wal::{Wal, WalOptions};
 use tokio::sync::watch;
 
-use super::commands::origin;
+use super::support::callers::{RECORD_BYTES, origin};
 use super::support::rig::{Note, NoteCommand, OneKey};
-use super::wal::{Appender, RECORD_BYTES, append};
+use super::wal::{Appender, append};
 
 /// A log that applies at once.
 struct Immediate(Arc<ShardState>, watch::Sender<Leadership>);

@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 use construct::actors::runtime::Router;
 use construct::kernel::Entity;
 
-use super::commands::origin;
+use super::support::callers::{RECORD_BYTES, origin, overwrite};
 use super::support::rig::{Note, NoteCommand, Rig, settings};
 use super::support::{Goal, Measured, Run, percentile, process};
-use super::wal::RECORD_BYTES;
 
 const RESIDENT_MB: f64 = 300.0;
 const ACTIVATION_MS: f64 = 2.0;
@@ -115,8 +114,7 @@ pub async fn fill(rig: &Rig, count: usize) {
         tokio::spawn(async move {
             let origin = origin();
             for number in (caller..count).step_by(CALLERS) {
-                let command = NoteCommand::Write(vec![0x5a; RECORD_BYTES]);
-                router.ask::<Note>(&Note::id(number), command, &origin).await.expect("durable");
+                overwrite(&router, number, &origin).await;
             }
         })
     });

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
-use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -14,14 +13,13 @@ use std::time::Duration;
 use construct::actors::runtime::Router;
 use construct::actors::runtime::remote::{Refusal, Remote, RemoteError, RemoteHandler};
 use construct::cluster::entities::{EntityLane, HandlerCell};
-use construct::cluster::link::{Identity, Link, LinkSettings};
+use construct::cluster::link::Link;
 use construct::kernel::{Origin, ShardId, codec};
-use construct::providers::keys::FileKeys;
 use tokio::time::Instant;
 
 use super::ask::{ask, calls};
-use super::commands::origin;
-use super::support::rig::{Note, NoteCommand, Rig, settings};
+use super::support::callers::origin;
+use super::support::rig::{Note, NoteCommand, Rig, link, settings};
 use super::support::{Goal, Measured, Run, process};
 
 const RATIO: f64 = 0.4;
@@ -120,15 +118,6 @@ pub fn child(dir: &Path) {
         link.shutdown().await;
         rig.stop().await;
     });
-}
-
-async fn link(dir: &Path, node: u64) -> Link {
-    let keys = FileKeys::open(dir).expect("keys");
-    let data = dir.join(node.to_string());
-    std::fs::create_dir_all(&data).expect("a directory");
-    let identity = Identity::open(&data, node, [1; 16], &keys).expect("a certificate");
-    let settings = LinkSettings::listening((Ipv4Addr::LOCALHOST, 0).into());
-    Link::bind(&data, settings, &identity).await.expect("bound")
 }
 
 async fn connect(dir: &Path, other: &str) -> (Link, EntityLane) {

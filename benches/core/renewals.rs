@@ -24,7 +24,7 @@ use construct::kernel::{Currency, Money, Origin, ProviderKind, Slot, Timestamp, 
 use construct::providers::payment::{CardFacts, ChargeReceipt, ChargeStatus, PaymentReceipt, PaymentRequest};
 use construct::providers::{Provider, ProviderError};
 
-use super::commands::write;
+use super::support::callers::write;
 use super::support::rig::{Note, Rig, settings};
 use super::support::{Goal, Measured, Run, rate};
 
@@ -90,7 +90,7 @@ pub fn run(run: &Run) {
     let rig = tokio.block_on(start);
     rig.runtime.go();
     let subscriptions = tokio.block_on(subscribe(&rig, count, began));
-    let before = write(&tokio, &rig.runtime.router, CALLERS, run.turn()).0;
+    let before = write(&tokio, |_| rig.runtime.router.clone(), CALLERS, run.turn()).0;
     tokio.block_on(rig.settle());
     let renewing = Instant::now();
     tokio.block_on(async {
@@ -99,7 +99,7 @@ pub fn run(run: &Run) {
     });
     let ours = rate(count as u64, renewing.elapsed());
     tokio.block_on(rig.settle());
-    let after = write(&tokio, &rig.runtime.router, CALLERS, run.turn()).0;
+    let after = write(&tokio, |_| rig.runtime.router.clone(), CALLERS, run.turn()).0;
     tokio.block_on(once_each(&rig.runtime.router, &subscriptions, &processor));
     let raw = f64::midpoint(before, after);
     Measured { ours, raw: Some(raw), ratio: Some(ours / raw) }.print(&name, Goal::Ratio(GOAL));

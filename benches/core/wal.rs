@@ -3,8 +3,6 @@
 //! Raw is one `write` for as many 512-byte records as there are callers, one `fdatasync`, and again. Ours is the same
 //! number of callers over sixteen groups, each waiting for its append before the next.
 
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,9 +17,9 @@ use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::OneshotReceiverOf;
 use tokio::sync::Mutex;
 
-use super::support::{Goal, Run, rate, repeat};
+use super::support::callers::{RECORD_BYTES, raw};
+use super::support::{Goal, Run, rate};
 
-pub const RECORD_BYTES: usize = 512;
 const GROUPS: u16 = 16;
 /// Callers, and the least share of the raw limit.
 const CASES: [(usize, f64); 3] = [(1, 0.5), (64, 0.5), (1024, 0.25)];
@@ -34,17 +32,6 @@ pub fn run(run: &Run) {
         let (ours, raw) = (|| ours(&run.place, callers, run.turn()), || raw(&run.place, callers, run.turn()));
         run.pairs(ours, raw).print(&format!("log appends/s x{callers}"), Goal::Ratio(goal));
     }
-}
-
-/// Records a second.
-pub fn raw(place: &Path, callers: usize, turn: Duration) -> f64 {
-    let dir = tempfile::tempdir_in(place).expect("a directory");
-    let mut file = OpenOptions::new().create_new(true).append(true).open(dir.path().join("raw")).expect("a file");
-    let batch = vec![0x5a; RECORD_BYTES * callers];
-    repeat(turn, callers as u64, || {
-        file.write_all(&batch).expect("written");
-        file.sync_data().expect("synced");
-    })
 }
 
 /// A group's log, with the index of its next entry.

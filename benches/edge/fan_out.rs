@@ -12,9 +12,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
-use crate::node::{Node, Person, until};
 use crate::raw::{PUBLISH, Raw};
 use crate::sockets::SOCKETS;
+use crate::support::node::{Node, Person, until};
 use crate::support::process::cpu;
 use crate::support::{Goal, Run, rate};
 

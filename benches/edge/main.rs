@@ -7,12 +7,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod client;
 mod fan_out;
 #[path = "../../tests/it/overload/generator.rs"]
 mod generator;
 mod load;
-mod node;
 mod overload;
 mod raw;
 mod requests;

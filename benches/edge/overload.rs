@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::generator::{self, Call, Figures, Load, request};
-use crate::node::{Node, PASSWORD, Person};
+use crate::support::node::{Node, PASSWORD, Person};
 use crate::support::{Goal, Run, rate};
 
 /// More than there are places for requests in the node, so that it must refuse.

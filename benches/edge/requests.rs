@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use crate::load::{Load, Target};
-use crate::node::Node;
 use crate::raw::Raw;
+use crate::support::node::Node;
 use crate::support::{Goal, Measured, Run};
 
 /// People whose tokens take turns.

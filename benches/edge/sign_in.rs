@@ -8,7 +8,7 @@ use argon2::{Algorithm, Argon2, Block, Params, Version};
 use serde_json::json;
 
 use crate::load::Connection;
-use crate::node::{Node, PASSWORD};
+use crate::support::node::{Node, PASSWORD};
 use crate::support::{Goal, Run, rate};
 
 const PEOPLE: usize = 16;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::fan_out::{self, Crowd};
-use crate::node::{Node, Person};
 use crate::raw::Raw;
+use crate::support::node::{Node, Person};
 use crate::support::process::resident;
 use crate::support::{Goal, Measured, Run};
 

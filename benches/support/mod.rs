@@ -6,6 +6,9 @@
 //! `core` measures what lies below the gateway; a new bench target takes this module in by `#[path]`.
 #![allow(dead_code, reason = "each bench target uses its part of it")]
 
+pub mod callers;
+pub mod client;
+pub mod node;
 pub mod process;
 pub mod rig;
 

@@ -1,6 +1,7 @@
 //! A node without its edge: log, state, Raft groups and runtime as the shipped configuration sets them up, with an
 //! entity kind made for measuring beside (or instead of) the product's own.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +12,11 @@ use construct::actors::runtime::kinds::{Kind, Kinds};
 use construct::actors::runtime::log::ShardLog;
 use construct::actors::runtime::sealer::Sealer;
 use construct::actors::runtime::{Runtime, RuntimeOptions, RuntimeParts};
+use construct::cluster::link::{Identity, Link, LinkSettings};
 use construct::cluster::raft::{GroupSettings, Groups, Network};
 use construct::kernel::{Context, Decision, Entity, EntityId, Error};
 use construct::providers::Provider;
+use construct::providers::keys::FileKeys;
 use construct::settings::{Layers, Settings};
 use construct::storage::seal::DataKey;
 use construct::storage::state::{StateOptions, StateStore, StoreOptions};
@@ -70,6 +73,30 @@ pub struct Rig {
     pub groups: Groups,
 }
 
+/// A node's place in a cluster, whose groups the first one forms.
+pub struct Seat {
+    pub node_id: u64,
+    pub address: String,
+    pub network: Network,
+}
+
+impl Seat {
+    /// The only node.
+    pub fn alone() -> Self {
+        Self { node_id: 1, address: String::new(), network: Network::alone() }
+    }
+}
+
+/// The way from a node to the others, whose keys are in `dir`, with certificates and TLS as shipped.
+pub async fn link(dir: &Path, node: u64) -> Link {
+    let keys = FileKeys::open(dir).expect("keys");
+    let data = dir.join(node.to_string());
+    std::fs::create_dir_all(&data).expect("a directory");
+    let identity = Identity::open(&data, node, [1; 16], &keys).expect("a certificate");
+    let settings = LinkSettings::listening((Ipv4Addr::LOCALHOST, 0).into());
+    Link::bind(&data, settings, &identity).await.expect("bound")
+}
+
 /// What is measured is set up as shipped.
 pub fn settings() -> Settings {
     Settings::load(&Layers::default()).expect("the shipped configuration is good")
@@ -89,7 +116,19 @@ impl Rig {
         clock: NodeClock,
         providers: Vec<Arc<dyn Provider>>,
     ) -> Self {
-        let groups = groups(dir, settings).await;
+        Self::seated(dir, settings, kinds, clock, providers, Seat::alone()).await
+    }
+
+    /// As [`Rig::start`], at a place in a cluster.
+    pub async fn seated(
+        dir: &Path,
+        settings: &Settings,
+        kinds: &[Kind],
+        clock: NodeClock,
+        providers: Vec<Arc<dyn Provider>>,
+        seat: Seat,
+    ) -> Self {
+        let groups = groups(dir, settings, seat).await;
         let logs = groups.shards().map(|group| Arc::clone(group) as Arc<dyn ShardLog>).collect();
         let kinds = Kinds::new(kinds, settings.cluster.shards);
         let options = options(settings);
@@ -119,7 +158,8 @@ impl Rig {
     }
 }
 
-async fn groups(dir: &Path, settings: &Settings) -> Groups {
+async fn groups(dir: &Path, settings: &Settings, seat: Seat) -> Groups {
+    let Seat { node_id, address, network } = seat;
     let (storage, cluster) = (&settings.storage, &settings.cluster);
     let wal = WalOptions { segment_bytes: storage.wal_segment_bytes, ..WalOptions::default() };
     let overlay_bytes = storage.overlay_max_bytes / (u64::from(cluster.shards) + 1);
@@ -133,13 +173,16 @@ async fn groups(dir: &Path, settings: &Settings) -> Groups {
     let (wal, _) = Wal::open(&dir.join("wal"), wal).expect("the log opens");
     let store = StateStore::open(dir, store).expect("the state opens");
     let settings = GroupSettings {
+        node_id,
+        founder: node_id == 1,
+        address,
         shards: cluster.shards,
         heartbeat_ms: cluster.heartbeat_ms,
         election_ms: cluster.election_ms,
         queue_ops: settings.actors.shard_queue_max.saturating_mul(2),
         ..GroupSettings::default()
     };
-    Groups::start(dir, wal, store, settings, Network::alone()).await.expect("the shards start")
+    Groups::start(dir, wal, store, settings, network).await.expect("the shards start")
 }
 
 fn options(settings: &Settings) -> RuntimeOptions {

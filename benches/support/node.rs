@@ -1,16 +1,16 @@
 //! A node as shipped, in a process of its own over a data directory on the measured disk. Only bounds that a single
 //! machine full of clients would run into are raised; the limits count all the same.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::client::call;
+use super::client::call;
 
 pub const PASSWORD: &str = "seven green kettles sing at dawn";
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -18,6 +18,11 @@ const POLL: Duration = Duration::from_millis(20);
 
 pub struct Node {
     pub gateway: SocketAddr,
+    pub admin: SocketAddr,
+    /// Where other nodes connect.
+    pub cluster: SocketAddr,
+    /// What it is started with beside that, as names and values of the environment.
+    set: Vec<(String, String)>,
     child: Child,
     directory: TempDir,
 }
@@ -29,34 +34,41 @@ pub struct Person {
     pub token: String,
 }
 
-fn free_port() -> SocketAddr {
+pub fn free_port() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("a bound address")
 }
 
 impl Node {
     pub fn start(place: &Path) -> Self {
+        Self::start_with(place, Vec::new())
+    }
+
+    /// A node that is started with more settings, by the names of their environment variables behind `CONSTRUCT__`.
+    pub fn start_with(place: &Path, set: Vec<(String, String)>) -> Self {
         let directory = tempfile::tempdir_in(place).expect("a directory");
-        let (gateway, admin, cluster) = (free_port(), free_port(), free_port());
-        let binary = std::env::var_os("CONSTRUCT_BENCH_BINARY");
-        let binary = binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_construct").into());
-        let log = File::create(directory.path().join("node.log")).expect("a log file");
-        let mut command = Command::new(binary);
-        command.arg("serve").env("CONSTRUCT__NODE__DATA_DIR", directory.path().join("data"));
-        for (name, address) in [("GATEWAY", gateway), ("ADMIN", admin), ("CLUSTER", cluster)] {
-            command.env(format!("CONSTRUCT__{name}__LISTEN"), address.to_string());
-        }
-        for class in ["AUTH", "ACCOUNT", "PUBLIC", "READ", "WRITE"] {
-            command.env(format!("CONSTRUCT__LIMITS__{class}__PER_MINUTE"), "100000000");
-            command.env(format!("CONSTRUCT__LIMITS__{class}__BURST"), "10000000");
-        }
-        for bound in ["MAX_CONNECTIONS", "MAX_CONNECTIONS_PER_ADDRESS", "WEBSOCKET__MAX_CONNECTIONS"] {
-            command.env(format!("CONSTRUCT__GATEWAY__{bound}"), "19000");
-        }
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the node starts");
-        let mut node = Self { gateway, child, directory };
+        let addresses = [free_port(), free_port(), free_port()];
+        let child = launch(&directory, addresses, &set);
+        let [gateway, admin, cluster] = addresses;
+        let mut node = Self { gateway, admin, cluster, set, child, directory };
         node.wait_ready();
         node
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("a child");
+    }
+
+    /// Starts a killed node again.
+    pub fn restart(&mut self) {
+        self.child = launch(&self.directory, [self.gateway, self.admin, self.cluster], &self.set);
+        self.wait_ready();
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
     }
 
     pub fn pid(&self) -> u32 {
@@ -74,7 +86,7 @@ impl Node {
 
     /// The administrator token of its data directory.
     pub fn operator(&self) -> String {
-        let path = self.directory.path().join("data/admin-token");
+        let path = self.data().join("admin-token");
         std::fs::read_to_string(path).expect("an administrator token").trim().to_owned()
     }
 
@@ -102,7 +114,7 @@ impl Node {
 
     /// The token of the link in the mail to a new address.
     fn mailed_token(&self, email: &str) -> String {
-        let mails = self.directory.path().join("data/outbox/mail/new");
+        let mails = self.data().join("outbox/mail/new");
         let wanted = format!("To: {email}");
         until(Instant::now() + READY_WITHIN, "the mail arrives", || {
             let mails =
@@ -114,6 +126,26 @@ impl Node {
             rest.split(|c: char| c.is_whitespace() || "&\"<>)".contains(c)).next().map(str::to_owned)
         })
     }
+}
+
+fn launch(directory: &TempDir, [gateway, admin, cluster]: [SocketAddr; 3], set: &[(String, String)]) -> Child {
+    let binary = std::env::var_os("CONSTRUCT_BENCH_BINARY");
+    let binary = binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_construct").into());
+    let log = OpenOptions::new().create(true).append(true).open(directory.path().join("node.log")).expect("a log file");
+    let mut command = Command::new(binary);
+    command.arg("serve").env("CONSTRUCT__NODE__DATA_DIR", directory.path().join("data"));
+    for (name, address) in [("GATEWAY", gateway), ("ADMIN", admin), ("CLUSTER", cluster)] {
+        command.env(format!("CONSTRUCT__{name}__LISTEN"), address.to_string());
+    }
+    for class in ["AUTH", "ACCOUNT", "PUBLIC", "READ", "WRITE"] {
+        command.env(format!("CONSTRUCT__LIMITS__{class}__PER_MINUTE"), "100000000");
+        command.env(format!("CONSTRUCT__LIMITS__{class}__BURST"), "10000000");
+    }
+    for bound in ["MAX_CONNECTIONS", "MAX_CONNECTIONS_PER_ADDRESS", "WEBSOCKET__MAX_CONNECTIONS"] {
+        command.env(format!("CONSTRUCT__GATEWAY__{bound}"), "19000");
+    }
+    command.envs(set.iter().map(|(name, value)| (format!("CONSTRUCT__{name}"), value)));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the node starts")
 }
 
 impl Drop for Node {
