@@ -69,7 +69,7 @@ impl Default for GroupSettings {
             address: "127.0.0.1:8082".to_owned(),
             shards: 8,
             heartbeat_ms: 200,
-            election_ms: 600,
+            election_ms: 400,
             queue_ops: 4096,
             queue_bytes: 16 << 20,
             snapshot_every: Duration::from_secs(900),

@@ -85,7 +85,9 @@ impl Cluster {
         let mut plan = (self.plan)(self.started)
             .set("node.id", &(self.started + 1).to_string())
             .set("node.sandbox_dir", self.outside().to_str().expect("a path"))
-            .set("gateway.public_url", "http://127.0.0.1:1");
+            .set("gateway.public_url", "http://127.0.0.1:1")
+            // A debug build on a busy machine is not dead because it is late.
+            .set("cluster.election_ms", "600");
         self.started += 1;
         if let Some(first) = self.nodes.first() {
             plan = plan.set("cluster.join", &first.cluster.to_string()).set("cluster.token", &self.token().await);
