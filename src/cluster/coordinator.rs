@@ -99,7 +99,7 @@ impl Coordinator {
     /// Follows, plans and carries out until `stopping`.
     pub async fn run(self: Arc<Self>, groups: Arc<Groups>, stopping: CancellationToken) {
         let all = async { tokio::join!(self.follow(), self.plan(), self.hold(&groups)) };
-        stopping.run_until_cancelled(all).await;
+        stopping.run_until_cancelled(Box::pin(all)).await;
     }
 
     /// Keeps the view current.

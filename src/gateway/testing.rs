@@ -93,7 +93,8 @@ pub async fn services(settings: Settings) -> Arc<Services> {
     runtime.follow(Arc::clone(&census) as Arc<dyn FeedConsumer>);
     runtime.go();
     let identity = Arc::new(Authority::new(router.clone(), clock.clone(), Arc::clone(&keys), &settings));
-    let compliance = Compliance::open(router.clone(), keys, sealer, "example.org").await.expect("compliance");
+    let compliance =
+        Compliance::open(router.clone(), Arc::clone(&keys), sealer, "example.org").await.expect("compliance");
     let compliance = Arc::new(compliance);
     tokio::spawn(Arc::clone(&compliance).run(runtime.stopping()));
     let bounds = Bounds::of(&settings.gateway.websocket);

@@ -220,7 +220,7 @@ impl KeyWrapper for FileKeys {
                 return Err(KeyError::NoSuchVersion { version });
             }
             let kept = keks.keys.split_off(&version);
-            Ok(std::mem::replace(&mut keks.keys, kept).len() > 0)
+            Ok(!std::mem::replace(&mut keks.keys, kept).is_empty())
         };
         self.inner.replace(change).await
     }
