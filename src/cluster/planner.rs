@@ -66,9 +66,10 @@ impl Plan {
         }
         let under_way = self.not_arrived(&view);
         // A move that turned out to be wrong is replaced; else the next one waits for it, and for whoever did not answer.
-        // Copies of the meta shard may be on their way beside another move; its votes may not.
+        // Copies of the meta shard may be on their way beside another move; its votes may not, nor beside one that nobody
+        // answered for.
         let replaced =
-            |shard: &ShardId| self.apart.contains(shard) && (*shard != ShardId::META || self.apart.len() == 1);
+            |shard: &ShardId| self.apart.contains(shard) && (*shard != ShardId::META || under_way.len() == 1);
         let mut moves = moves(&view).into_iter();
         if let Some((shard, replicas)) = moves.find(|(shard, _)| under_way.is_empty() || replaced(shard)) {
             return Task::Tell(Command::Place { shard, replicas });

@@ -1,7 +1,7 @@
 //! Clusters of 3 to 100 virtual nodes on which the product's own members, planner and steps run, in an order that a seed
 //! decides: nodes join, drain, leave, die and return, and whoever plans is lost between any two of its steps.
 //!
-//! The seed is printed; `CONSTRUCT_TEST_SEED` runs it again.
+//! The suite runs one seed; `CONSTRUCT_TEST_SEED` runs another.
 
 mod group;
 mod world;
@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use self::world::{Ledger, Weather, World, member};
 use super::placement::{META_VOTERS, REPLICAS};
 use crate::actors::members::{Command, MemberState};
-use crate::actors::runtime::entropy;
 use crate::kernel::ShardId;
 
 /// Messages between nodes that a change may cost each of them, planners that are lost included.
@@ -22,10 +21,11 @@ const SIZES: [u64; 6] = [3, 5, 7, 16, 50, 100];
 const CALM: Weather = Weather { deposed: 24, elections: usize::MAX, deaf: usize::MAX };
 const ROUGH: Weather = Weather { deposed: 12, elections: 200, deaf: 40 };
 
+/// Of the runs that are part of the suite: the one that found two shards changing their voters at once.
+const SEED: u64 = 141_764_807_826_866_297;
+
 fn seed() -> u64 {
-    let given = std::env::var("CONSTRUCT_TEST_SEED").ok();
-    let fresh = || u64::from_le_bytes(entropy().first_chunk().copied().unwrap_or_default());
-    let seed = given.map_or_else(fresh, |text| text.parse().expect("a number"));
+    let seed = std::env::var("CONSTRUCT_TEST_SEED").map_or(SEED, |text| text.parse().expect("a number"));
     println!("CONSTRUCT_TEST_SEED={seed}");
     seed
 }
@@ -123,7 +123,7 @@ fn a_change_moves_no_more_than_it_must() {
 fn whatever_happens_no_shard_loses_its_majority_and_all_comes_to_rest() {
     let seed = seed();
     for size in SIZES {
-        let (acts, times) = if size > 16 { (3, 1) } else { (12, 4) };
+        let (acts, times) = if size > 16 { (3, 1) } else { (12, 2) };
         for run in 0..times {
             chaos(seed ^ (size << 8) ^ run, size, acts);
         }

@@ -9,7 +9,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::{Versions, id};
@@ -160,12 +159,12 @@ pub(in crate::actors::compliance) async fn share(
 /// `unavailable` when it is not known who the members are.
 pub(in crate::actors::compliance) async fn destroyed(router: &Router, below: u32) -> Result<Vec<u64>, Error> {
     let others = other_members(router).await?;
-    let give_up = Instant::now() + DESTROYED_WITHIN;
+    let give_up = tokio::time::Instant::now() + DESTROYED_WITHIN;
     let waited = others.into_iter().map(|node| async move {
         loop {
             match router.key_versions(node).await {
                 Ok(versions) if versions.iter().all(|version| *version >= below) => return None,
-                Ok(_) if Instant::now() < give_up => tokio::time::sleep(LOOK_EVERY).await,
+                Ok(_) if tokio::time::Instant::now() < give_up => tokio::time::sleep(LOOK_EVERY).await,
                 Ok(_) | Err(_) => return Some(node),
             }
         }
