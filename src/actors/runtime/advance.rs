@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use tokio::time::Instant;
 
 use super::Runtime;
@@ -27,6 +28,7 @@ impl Runtime {
             let detail = format!("The clock stands at {} and only moves forward.", self.clock.now());
             return Err(Error::invalid("/advance_to", detail));
         }
+        tracing::info!(from = %self.clock.now(), %to, "the virtual clock advances");
         self.rest().await?;
         while let Some(due) = self.next_due(to).await? {
             self.step(due, origin).await?;
@@ -46,30 +48,29 @@ impl Runtime {
 
     /// The earliest due time after now and up to `to`.
     async fn next_due(&self, to: Timestamp) -> Result<Option<Timestamp>, Error> {
-        let mut earliest = None;
-        for shard in self.router.shard_ids() {
-            let next = self.router.next_due(shard, to).await?;
-            earliest = [earliest, next].into_iter().flatten().min();
-        }
-        Ok(earliest)
+        let asked = self.router.shard_ids().map(|shard| self.router.next_due(shard, to));
+        Ok(try_join_all(asked).await?.into_iter().flatten().min())
     }
 
-    /// Returns once nothing is due, under way or waiting, seen twice with nothing applied in between.
+    /// Returns once nothing is due, under way or waiting, seen twice with nothing applied in between. All shards are asked at
+    /// once: a cluster that others go on using is at rest for moments only.
     async fn rest(&self) -> Result<(), Error> {
         let give_up = Instant::now() + STEP;
         let mut seen = None;
         loop {
-            let (mut quiet, mut applied) = (true, 0);
-            for shard in self.router.shard_ids() {
-                let (at_rest, at) = self.router.at_rest(shard, self.clock.now()).await?;
-                (quiet, applied) = (quiet && at_rest, applied + at);
-            }
+            let now = self.clock.now();
+            let shards = try_join_all(self.router.shard_ids().map(|shard| self.router.at_rest(shard, now))).await?;
+            let (quiet, applied) =
+                (shards.iter().all(|(quiet, _)| *quiet), shards.iter().map(|(_, at)| at).sum::<u64>());
             if quiet && seen == Some(applied) {
                 return Ok(());
             }
             seen = quiet.then_some(applied);
             if Instant::now() > give_up {
-                let detail = format!("Work due at {} has not ended yet; advance again later.", self.clock.now());
+                let busy = self.router.shard_ids().zip(&shards).filter(|(_, (quiet, _))| !quiet);
+                let busy: Vec<String> = busy.map(|(shard, _)| shard.to_string()).collect();
+                let on = if busy.is_empty() { "one after the other".to_owned() } else { busy.join(", ") };
+                let detail = format!("Work due at {now} has not ended yet, on shards {on}; advance again later.");
                 return Err(Error::unavailable(detail));
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
