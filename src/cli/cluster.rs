@@ -19,6 +19,7 @@ Examples:
   construct cluster actors                     what is live, what is parked and where
   construct cluster token                      lets one more node join
   construct cluster drain 2                    before node 2 is stopped for a while
+  construct cluster undrain 2                  it stays after all
   construct cluster remove 2                   node 2 does not come back
   construct cluster backup /backups --backup-key-file backup.key
   construct cluster backups /backups --backup-key-file backup.key
@@ -55,8 +56,15 @@ pub enum ClusterCommand {
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Take the leads of a member, and replicas where others can take them; ends when it starts again
+    /// Take the leads of a member, and replicas where others can take them, until it starts again or `undrain`
     Drain {
+        /// The member's number
+        node: u64,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Let a drained member take part again without a restart
+    Undrain {
         /// The member's number
         node: u64,
         #[command(flatten)]
@@ -129,6 +137,9 @@ pub fn run(command: &ClusterCommand) -> Result<(), CliError> {
             }
             ClusterCommand::Drain { node, admin } => {
                 change(admin, Method::POST, &format!("/admin/v1/nodes/{node}/drain"), None).await
+            }
+            ClusterCommand::Undrain { node, admin } => {
+                change(admin, Method::DELETE, &format!("/admin/v1/nodes/{node}/drain"), None).await
             }
             ClusterCommand::Remove { node, admin } => {
                 change(admin, Method::DELETE, &format!("/admin/v1/nodes/{node}"), None).await

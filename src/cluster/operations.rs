@@ -72,6 +72,15 @@ impl Coordinator {
         self.until(Goal::Drained(node)).await
     }
 
+    /// Lets a member that was drained take part again, without a restart. Nothing happens to one that is not drained.
+    ///
+    /// # Errors
+    /// `not_found`; `conflict` for a member that is leaving.
+    pub async fn undrain(&self, node: u64, origin: &Origin) -> Result<Progress, Error> {
+        self.tell(Command::Undrain { node }, origin).await?;
+        self.until(Goal::Balanced).await
+    }
+
     /// Takes everything from a member, reachable or not, and forgets it.
     ///
     /// # Errors

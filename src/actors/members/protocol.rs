@@ -89,6 +89,10 @@ pub enum Command {
         cluster: [u8; 16],
         member: Member,
     },
+    /// A member that drains goes on as it is. One that does not drain is left alone.
+    Undrain {
+        node: u64,
+    },
 }
 
 /// What happened to the members.

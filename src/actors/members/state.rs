@@ -46,6 +46,7 @@ impl Entity for Members {
             Command::Forget { node } => self.forget(context, node),
             Command::Place { shard, replicas } => self.place(shard, replicas),
             Command::Remake { cluster, member } => self.remake(context, cluster, member),
+            Command::Undrain { node } => self.undrain(context, node),
         }
     }
 
@@ -182,6 +183,18 @@ impl Members {
             return Ok(Decision::reply(self.view.clone()));
         }
         Ok(self.after(vec![Event::DrainBegan { node }]).audit(context, "cluster.drained", &target(node), "ok"))
+    }
+
+    fn undrain(&self, context: &Context, node: u64) -> Result<Decision<Self>, Error> {
+        let Known { member, state } = self.known(node)?;
+        match state {
+            MemberState::Up => Ok(Decision::reply(self.view.clone())),
+            MemberState::Leaving => Err(Error::conflict("The node is leaving.")),
+            MemberState::Draining => {
+                let event = Event::Announced { member: member.clone() };
+                Ok(self.after(vec![event]).audit(context, "cluster.undrained", &target(node), "ok"))
+            }
+        }
     }
 
     fn remove(&self, context: &Context, node: u64) -> Result<Decision<Self>, Error> {

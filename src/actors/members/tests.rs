@@ -84,6 +84,11 @@ fn draining_ends_at_the_next_start_and_leaving_only_without_shards() {
     join(&mut given, hash, 1, 2).expect("joins");
     given.when(Command::Drain { node: 2 }).expect("drains");
     assert_eq!(given.when(Command::Drain { node: 1 }).expect_err("nobody left").code, ErrorCode::Conflict);
+    given.when(Command::Undrain { node: 2 }).expect("stays");
+    assert_eq!(view(&mut given).members[&2], Known { member: member(2), state: MemberState::Up });
+    assert!(given.when(Command::Undrain { node: 2 }).expect("a repeat").is_query());
+    assert_eq!(given.when(Command::Undrain { node: 4 }).expect_err("unknown").code, ErrorCode::NotFound);
+    given.when(Command::Drain { node: 2 }).expect("drains again");
     let moved = Member { address: "127.0.0.9:9".into(), ..member(2) };
     given.when(Command::Announce(moved.clone())).expect("is back");
     assert_eq!(view(&mut given).members[&2], Known { member: moved.clone(), state: MemberState::Up });
@@ -91,6 +96,7 @@ fn draining_ends_at_the_next_start_and_leaving_only_without_shards() {
     given.when(Command::Place { shard: ShardId(1), replicas: on(&[1, 2], 2) }).expect("is placed");
     assert_eq!(given.when(Command::Forget { node: 2 }).expect_err("stays").code, ErrorCode::Conflict);
     given.when(Command::Remove { node: 2 }).expect("leaves");
+    assert_eq!(given.when(Command::Undrain { node: 2 }).expect_err("too late").code, ErrorCode::Conflict);
     assert_eq!(given.when(Command::Forget { node: 2 }).expect_err("holds a shard").code, ErrorCode::Conflict);
     given.when(Command::Place { shard: ShardId(1), replicas: on(&[1], 1) }).expect("is placed");
     given.when(Command::Forget { node: 2 }).expect("is gone");

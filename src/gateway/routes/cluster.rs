@@ -49,13 +49,21 @@ pub fn endpoints() -> Vec<Endpoint> {
             .problem(409)
             .handle(transfer),
         Endpoint::post("/admin/v1/nodes/{id}/drain", "drainNode")
-            .summary("Take the leads of a member, and replicas where others can take them; ends when it starts again")
+            .summary("Take the leads of a member, and replicas where others can take them, until it starts again or undrainNode")
             .operations()
             .deadline(DEADLINE)
             .response::<ProgressView>(200, "How far it is")
             .problem(404)
             .problem(409)
             .handle(drain),
+        Endpoint::delete("/admin/v1/nodes/{id}/drain", "undrainNode")
+            .summary("Let a drained member take part again; answers when every shard is where it should be")
+            .operations()
+            .deadline(DEADLINE)
+            .response::<ProgressView>(200, "How far it is")
+            .problem(404)
+            .problem(409)
+            .handle(undrain),
         Endpoint::delete("/admin/v1/nodes/{id}", "removeNode")
             .summary("Give a member up, reachable or not: others take over what it held, and it is forgotten")
             .operations()
@@ -300,6 +308,11 @@ fn node(call: &Call<()>) -> Result<u64, Error> {
 
 async fn drain(call: Call<()>) -> Result<Reply, Error> {
     let progress = call.services.cluster.drain(node(&call)?, &call.origin).await?;
+    Ok(Reply::ok(&ProgressView::from(progress)))
+}
+
+async fn undrain(call: Call<()>) -> Result<Reply, Error> {
+    let progress = call.services.cluster.undrain(node(&call)?, &call.origin).await?;
     Ok(Reply::ok(&ProgressView::from(progress)))
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::Cluster;
@@ -112,4 +112,17 @@ async fn every_node_serves_everything() {
     }
     let answer = cluster.at(1).post("/v1/sessions", &json!({ "email": person.email, "password": PASSWORD })).await;
     answer.expect(201);
+
+    // A member that was drained and stays after all leads again what it led.
+    let drain = format!("/admin/v1/nodes/{}/drain", cluster.nodes[1].id());
+    assert_eq!(cluster.nodes[0].operator().post_empty(&drain).await.expect(200)["done"], true);
+    assert_eq!(standing(&cluster, 1).await, json!(["draining", 0]));
+    assert_eq!(cluster.nodes[2].operator().delete(&drain).await.expect(200)["done"], true);
+    assert_eq!(standing(&cluster, 1).await, json!(["up", 3]));
+}
+
+/// How a member is, and how many shards it leads.
+async fn standing(cluster: &Cluster, index: usize) -> Value {
+    let members = cluster.nodes[0].operator().get("/admin/v1/cluster").await.expect(200)["members"].clone();
+    json!([members[index]["state"], members[index]["leaders"]])
 }
