@@ -64,20 +64,27 @@ pub enum AdminError {
 #[derive(Debug)]
 pub struct Admin {
     base: String,
+    /// How long it waits for an answer.
+    patience: Duration,
     token: Secret<String>,
     client: reqwest::Client,
 }
 
 impl Admin {
     pub fn open(args: &AdminArgs) -> Result<Self, AdminError> {
+        Self::waiting(args, TIMEOUT)
+    }
+
+    /// A client that waits so long for an answer.
+    pub fn waiting(args: &AdminArgs, patience: Duration) -> Result<Self, AdminError> {
         let base = args.admin.trim_end_matches('/').to_owned();
         let url = |detail: String| AdminError::Url { url: base.clone(), detail };
         if !base.starts_with("http://") && !base.starts_with("https://") {
             return Err(url("expected http://HOST:PORT or https://HOST:PORT".to_owned()));
         }
-        let client = secured(args, reqwest::Client::builder().connect_timeout(TIMEOUT).read_timeout(TIMEOUT))?;
+        let client = secured(args, reqwest::Client::builder().connect_timeout(TIMEOUT).read_timeout(patience))?;
         let client = client.build().map_err(|e| url(root_cause(&e)))?;
-        Ok(Self { token: read_token(&args.token_file)?, base, client })
+        Ok(Self { token: read_token(&args.token_file)?, base, patience, client })
     }
 
     /// GETs JSON from a path of the admin endpoint.
@@ -91,7 +98,7 @@ impl Admin {
     /// POSTs JSON to a path of the admin endpoint, or DELETEs it without a body.
     pub async fn change(&self, method: reqwest::Method, path: &str, body: Option<&Value>) -> Result<Value, AdminError> {
         let url = format!("{}{path}", self.base);
-        let request = self.client.request(method, &url).bearer_auth(self.token.expose()).timeout(TIMEOUT);
+        let request = self.client.request(method, &url).bearer_auth(self.token.expose()).timeout(self.patience);
         let request = body.into_iter().fold(request, |request, body| request.json(body));
         let response = answered(request, url).await?;
         let url = response.url().to_string();

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::CliError;
 use super::admin::{Admin, AdminArgs, AdminError, block_on};
 use super::backup::{self, BackupArgs};
+use super::keys;
 use super::output::say;
 use super::recover::{self, RecoverArgs};
 use super::restore::{self, RestoreArgs};
@@ -25,6 +26,8 @@ Examples:
   construct cluster backups /backups --backup-key-file backup.key
   construct cluster restore /backups --backup-key-file backup.key --data-dir /var/lib/construct
   construct cluster recover --from /old --accept-loss --data-dir /new    when the majority is lost for good
+  construct cluster rotate-keys                after it, erased people cannot be read from old disks and backups
+  construct cluster keys                       which version of the key-encryption key each member has
   construct cluster held                       after a restore: what may have been sent before
   construct cluster members --admin http://10.0.0.7:8081 --token-file /etc/construct/admin-token";
 
@@ -93,6 +96,10 @@ pub enum ClusterCommand {
     Restore(Box<RestoreArgs>),
     /// Make a new cluster of one node from what is left of one that lost its majority, in an empty data directory
     Recover(Box<RecoverArgs>),
+    /// The key-encryption key: which version is in use, and which versions each member has
+    Keys(AdminArgs),
+    /// Make a new key-encryption key, wrap every key anew, and destroy the old ones; takes as long as there are people
+    RotateKeys(AdminArgs),
     /// Mails, texts and pushes that the cluster before a restore may have sent: they wait for you
     Held(AdminArgs),
     /// Let held effects happen
@@ -147,6 +154,8 @@ pub fn run(command: &ClusterCommand) -> Result<(), CliError> {
             ClusterCommand::Backup { backup, full, admin } => backup::take(backup, *full, admin).await,
             ClusterCommand::Restore(args) => restore::run(args).await,
             ClusterCommand::Recover(args) => recover::run(args).await,
+            ClusterCommand::Keys(admin) => keys::status(admin).await,
+            ClusterCommand::RotateKeys(admin) => keys::rotate(admin).await,
             ClusterCommand::Held(admin) => restore::held(admin).await,
             ClusterCommand::Release { ids, admin } => restore::decide(admin, "release", ids).await,
             ClusterCommand::Drop { ids, admin } => restore::decide(admin, "drop", ids).await,
@@ -267,11 +276,11 @@ fn member_table(cluster: &Value) -> String {
 }
 
 /// The items of an answer: itself a list, or its member `name` or `items`.
-fn list(answer: &Value, name: &str) -> Vec<Value> {
+pub(super) fn list(answer: &Value, name: &str) -> Vec<Value> {
     let found = [answer, &answer[name], &answer["items"]].into_iter().find_map(Value::as_array);
     found.cloned().unwrap_or_default()
 }
 
-fn pretty(value: &Value) -> String {
+pub(super) fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }

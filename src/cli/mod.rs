@@ -6,6 +6,7 @@ mod backup;
 mod cluster;
 mod compact;
 mod dev;
+mod keys;
 mod ledger;
 mod output;
 mod print;

@@ -28,6 +28,9 @@ async fn a_node_alone_on_its_data_tells_operators_how_it_is() {
         (["cluster", "members"], "up"),
         (["cluster", "shards"], "1:leader@"),
         (["ledger", "verify"], "Checked 0 transactions"),
+        (["cluster", "keys"], "Version 1 is in use."),
+        (["cluster", "rotate-keys"], "Version 2 is in use; 0 data keys were wrapped anew."),
+        (["cluster", "keys"], "1     2         ok"),
     ] {
         let (code, out, err) = run(&node, &[command.as_slice(), &at].concat(), &[]).await;
         assert_eq!(code, 0, "{command:?}: {err}");

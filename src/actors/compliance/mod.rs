@@ -5,6 +5,7 @@ pub mod audit_log;
 pub mod consents;
 pub mod erasure;
 pub mod kek;
+pub mod key_status;
 pub mod keyring;
 pub mod report;
 pub mod rotation;

@@ -31,9 +31,13 @@ async fn keys_are_rotated_on_three_nodes_whoever_is_down_or_dies() {
     let mut people = Vec::new();
     join(&cluster, 0, &mut people).await;
     join(&cluster, 1, &mut people).await;
-    let rotated = rotate(&cluster.nodes[1]).await;
-    assert_eq!(rotated.expect(200)["waiting"], json!([]), "{}", rotated.text);
-    assert!(rotated.json["rewrapped"].as_u64() >= Some(2), "{}", rotated.text);
+    let rotated = asked(&cluster.nodes[1], "rotate-keys").await;
+    assert_eq!(rotated["waiting"], json!([]), "{rotated}");
+    assert!(rotated["rewrapped"].as_u64() >= Some(2), "{rotated}");
+    let members: Vec<Value> =
+        [1, 2, 3].map(|node| json!({ "node": node, "versions": [2], "unanswered": null })).to_vec();
+    let expected = json!({ "active": 2, "retired_below": 2, "unfinished": false, "members": members });
+    assert_eq!(asked(&cluster.nodes[2], "keys").await, expected);
     for node in &cluster.nodes {
         assert_eq!(versions(node), [2].into(), "node {}", node.id());
     }
@@ -52,6 +56,9 @@ async fn keys_are_rotated_on_three_nodes_whoever_is_down_or_dies() {
     let rotated = until_rotated(&cluster.nodes[0]).await;
     assert_eq!(rotated["waiting"], json!([3]), "{rotated}");
     join(&cluster, 1, &mut people).await;
+    let keys = asked(&cluster.nodes[1], "keys").await;
+    assert_eq!((&keys["active"], &keys["members"][0]["versions"]), (&json!(3), &json!([3])), "{keys}");
+    assert!(keys["members"][2]["unanswered"].as_str().is_some_and(|why| why.contains("node 3")), "{keys}");
     assert_eq!((versions(&cluster.nodes[0]), versions(&cluster.nodes[2])), ([3].into(), [2].into()));
     cluster.nodes[2].start().await;
     cluster.settled().await;
@@ -67,6 +74,8 @@ async fn keys_are_rotated_on_three_nodes_whoever_is_down_or_dies() {
         assert!(asked.is_none(), "{point}: {asked:?}");
         cluster.nodes[dies].aborted().await;
         cluster.nodes[dies].disarm();
+        let keys = until_known(&cluster.nodes[(dies + 1) % 3]).await;
+        assert_eq!(keys["unfinished"], point != "rotation.old_retired", "{point}: {keys}");
         // Without it people go on, and another node finishes.
         join(&cluster, (dies + 1) % 3, &mut people).await;
         let rotated = until_rotated(&cluster.nodes[(dies + 2) % 3]).await;
@@ -77,6 +86,28 @@ async fn keys_are_rotated_on_three_nodes_whoever_is_down_or_dies() {
         agreed(&cluster, &[version].into()).await;
         all_read(&cluster, &people).await;
         println!("killed at {point}: finished with version {version}");
+    }
+}
+
+/// What `construct cluster` with this command answers.
+async fn asked(node: &Node, command: &str) -> Value {
+    let (admin, token_file) = (format!("http://{}", node.admin), node.data().join("admin-token").display().to_string());
+    let arguments = ["cluster", command, "--json", "--admin", &admin, "--token-file", &token_file];
+    let done = node.command(&arguments).output().await.expect("the binary runs");
+    assert!(done.status.success(), "{command}: {}", String::from_utf8_lossy(&done.stderr));
+    serde_json::from_slice(&done.stdout).expect("JSON")
+}
+
+/// How the keys stand, once the shard that the dead led is led again.
+async fn until_known(node: &Node) -> Value {
+    let (until, mut poll) = (Instant::now() + WITHIN, tokio::time::interval(Duration::from_millis(100)));
+    loop {
+        poll.tick().await;
+        let keys = node.operator().get("/admin/v1/keys").await;
+        if keys.status == 200 {
+            return keys.json;
+        }
+        assert!(keys.status == 503 && Instant::now() < until, "{}\n{}", keys.text, node.log());
     }
 }
 

@@ -4,7 +4,7 @@
 //! Architecture invariants: a version wraps only after a majority of the members has it on disk; a member wraps under what
 //! it has; and it destroys a version only after it has the one in use.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -170,6 +170,18 @@ pub(in crate::actors::compliance) async fn destroyed(router: &Router, below: u32
         }
     });
     Ok(futures::future::join_all(waited).await.into_iter().flatten().collect())
+}
+
+/// The versions that each of the other members has, or why it does not say.
+///
+/// # Errors
+/// `unavailable` when it is not known who the members are.
+pub(in crate::actors::compliance) async fn held(
+    router: &Router,
+) -> Result<BTreeMap<u64, Result<Vec<u32>, Error>>, Error> {
+    let others = other_members(router).await?;
+    let asked = others.into_iter().map(|node| async move { (node, router.key_versions(node).await) });
+    Ok(futures::future::join_all(asked).await.into_iter().collect())
 }
 
 /// Keeps the keys of this member as the members agree, by its own copy of the meta shard, until that is gone.

@@ -3,6 +3,7 @@
 mod alerts;
 mod audit;
 mod export;
+mod keys;
 mod me;
 mod report;
 #[cfg(test)]
@@ -20,5 +21,5 @@ pub fn endpoints() -> Vec<Endpoint> {
 /// Endpoints of the admin listener.
 #[must_use]
 pub fn admin_endpoints() -> Vec<Endpoint> {
-    [audit::admin_endpoints(), report::admin_endpoints()].into_iter().flatten().collect()
+    [audit::admin_endpoints(), keys::admin_endpoints()].into_iter().flatten().collect()
 }

@@ -1,11 +1,10 @@
-//! The compliance report, and the rotation of keys.
+//! The compliance report.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::actors::compliance::report::{Control, Finding};
-use crate::actors::compliance::rotation::Rotated;
-use crate::gateway::{Access, Call, Class, Endpoint, LimitClass, Reply};
+use crate::gateway::{Access, Call, Class, Endpoint, Reply};
 use crate::kernel::{Error, Timestamp};
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
@@ -17,25 +16,6 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .access(Access::Permission("compliance:read"))
             .response::<ReportView>(200, "The report")
             .handle(get_report),
-    ]
-}
-
-pub(super) fn admin_endpoints() -> Vec<Endpoint> {
-    vec![
-        Endpoint::post("/admin/v1/keys/rotate", "rotateKeys")
-            .summary("Rotate the key-encryption key, wrap every key anew and destroy the older versions")
-            .description(
-                "After it, what was erased cannot be opened from old disks and backups even with the root key of then. \
-                 With more than one member each gets the new version before it is in use; one that is down, when it is \
-                 back. Answers when done. After a failure ask again, any member: it begins anew and finishes what is left.",
-            )
-            .tag("compliance")
-            .access(Access::Operator)
-            .limit(LimitClass::Unlimited)
-            .deadline(std::time::Duration::from_secs(3600))
-            .response::<RotatedView>(200, "What was done")
-            .problem(409)
-            .handle(rotate_keys),
     ]
 }
 
@@ -81,20 +61,4 @@ async fn get_report(call: Call<()>) -> Result<Reply, Error> {
     );
     controls.push(Control::new("least_privilege", Finding::Enforced, evidence));
     Ok(Reply::ok(&ReportView { generated_at: services.clock.now(), controls }))
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-struct RotatedView {
-    /// The version that wraps now; older ones are destroyed.
-    version: u32,
-    /// Data keys that were wrapped anew.
-    rewrapped: u64,
-    /// Members that were not heard to have destroyed the older versions too: away, or slow. They do it when they are back.
-    waiting: Vec<u64>,
-}
-
-async fn rotate_keys(call: Call<()>) -> Result<Reply, Error> {
-    let rotated = call.services.compliance.rotate_keys(&call.services.identity, &call.origin).await?;
-    let Rotated { version, rewrapped, waiting } = rotated;
-    Ok(Reply::ok(&RotatedView { version, rewrapped, waiting }))
 }
