@@ -85,6 +85,10 @@ impl Router {
                 shard.barrier().await?;
                 Ok(Answer::Released(led.decide_held(*number, *release).await?))
             }
+            Question::Unpark(id) => {
+                shard.barrier().await?;
+                Ok(Answer::Released(shard.unpark(id).await))
+            }
             Question::HandOutKey { .. } | Question::TakeInKey { .. } | Question::KeyVersions | Question::Inventory => {
                 self.answer_itself(question).await.unwrap_or_else(|| Err(Error::internal())).map_err(Undelivered::from)
             }

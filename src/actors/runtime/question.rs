@@ -58,6 +58,8 @@ pub enum Question {
     TakeInKey { version: u32, sealed: Vec<u8> },
     /// Which versions it has.
     KeyVersions,
+    /// Puts a parked entity back into service; whether it was parked.
+    Unpark(EntityId),
 }
 
 impl Question {
@@ -66,7 +68,7 @@ impl Question {
     pub fn repeatable(&self) -> bool {
         match self {
             Self::Deliver { dedupe, .. } => dedupe.is_some(),
-            Self::Audit(_) | Self::Cut(_) | Self::Release(_) | Self::DecideHeld { .. } => false,
+            Self::Audit(_) | Self::Cut(_) | Self::Release(_) | Self::DecideHeld { .. } | Self::Unpark(_) => false,
             Self::Rows { .. }
             | Self::Scan { .. }
             | Self::ReadAudit(_)
@@ -182,7 +184,8 @@ mod tests {
         let questions = [
             Question::Rows { id: id.clone(), table: "items".to_owned(), page: page.clone() },
             Question::Scan { index: "users".to_owned(), prefix: vec![2], page },
-            Question::Subject(id),
+            Question::Subject(id.clone()),
+            Question::Unpark(id),
             Question::NextDue(Timestamp::ZERO),
             Question::Report,
             Question::Inventory,

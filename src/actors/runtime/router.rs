@@ -316,6 +316,17 @@ impl Router {
         }
     }
 
+    /// Puts a parked entity back into service, wherever its shard is led; whether it was parked.
+    ///
+    /// # Errors
+    /// `unavailable` without a leader, or when one of an earlier version does not know the question.
+    pub async fn unpark(&self, id: &EntityId) -> Result<bool, Error> {
+        match self.question(self.kinds.shard_of(id), &Question::Unpark(id.clone())).await? {
+            Answer::Released(was_parked) => Ok(was_parked),
+            _ => Err(Error::internal()),
+        }
+    }
+
     /// The earliest due time of a shard's timers after now and up to `upto`.
     pub(super) async fn next_due(&self, shard: ShardId, upto: Timestamp) -> Result<Option<Timestamp>, Error> {
         match self.question(shard, &Question::NextDue(upto)).await? {

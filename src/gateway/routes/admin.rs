@@ -19,7 +19,7 @@ pub fn endpoints() -> Vec<Endpoint> {
             .response::<ActorsView>(200, "The actors of the members that answered")
             .handle(list_actors),
         Endpoint::post("/admin/v1/actors/unpark", "unparkEntity")
-            .summary("Put a parked entity back into service")
+            .summary("Put a parked entity back into service, whichever node leads its shard")
             .operations()
             .body::<Unpark>()
             .response::<Unparked>(200, "Whether it was parked")
@@ -58,7 +58,7 @@ struct KindView {
 struct CrashView {
     entity: String,
     shard: u16,
-    /// The node that leads its shard; there it is put back into service.
+    /// The node that leads its shard.
     node: u64,
     restarts: u32,
     parked: bool,
@@ -139,12 +139,7 @@ async fn unpark(call: Call<Unpark>) -> Result<Reply, Error> {
     let Some((kind, key)) = call.body.entity.split_once('/') else {
         return Err(Error::invalid("/entity", "is not of the form <kind>/<key>"));
     };
-    let (id, router) = (EntityId::new(kind, key), &call.services.router);
-    let shard = router.replica(router.shard_of(&id)).and_then(|replica| replica.shard());
-    let was_parked = match shard {
-        Some(shard) => shard.unpark(&id).await,
-        None => return Err(Error::conflict("Another node leads the entity's shard; ask there.")),
-    };
+    let was_parked = call.services.router.unpark(&EntityId::new(kind, key)).await?;
     Ok(Reply::ok(&Unparked { was_parked }))
 }
 

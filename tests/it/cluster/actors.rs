@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Cluster;
 use crate::mail::Maildir;
@@ -26,6 +26,14 @@ async fn any_node_lists_the_actors_of_all_and_names_who_does_not_answer() {
         let people = actors["kinds"].as_array().expect("kinds").iter().filter(|kind| kind["kind"] == "user");
         let people: u64 = people.filter_map(|kind| kind["live"].as_u64()).sum();
         assert_eq!(people, 12, "{actors:#}");
+    }
+    // Whoever leads its shard, any node puts an entity back into service.
+    for node in &cluster.nodes {
+        for number in 0..8 {
+            let body = json!({ "entity": format!("user/nobody{number}") });
+            let unparked = node.operator().post("/admin/v1/actors/unpark", &body).await;
+            assert_eq!(unparked.expect(200)["was_parked"], false, "{}", node.admin);
+        }
     }
     let table = shown(&cluster.nodes[1], false).await;
     assert!(table.contains("KIND") && table.contains("user") && !table.contains("missing"), "{table}");

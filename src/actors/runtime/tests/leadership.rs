@@ -36,32 +36,35 @@ impl Remote for End {
     }
 }
 
-struct Pair {
-    nodes: [World; 2],
+struct Nodes<const N: usize> {
+    nodes: [World; N],
     wire: Arc<Wire>,
     provider: Arc<Scripted>,
 }
 
-impl Pair {
+type Pair = Nodes<2>;
+
+impl<const N: usize> Nodes<N> {
     /// Node 1 leads every shard.
     async fn new() -> Self {
         let states: Vec<Arc<ShardState>> =
             (0..3).map(|shard| MemoryLog::start(ShardId(shard)).state().clone()).collect();
         let (wire, provider) = (Arc::new(Wire::default()), Arc::new(Scripted::default()));
         let mut nodes = Vec::new();
-        for node in [1, 2] {
+        for node in 1..=N as u64 {
             let logs: Vec<Arc<MemoryLog>> = states.iter().map(|state| MemoryLog::over(Arc::clone(state))).collect();
             let leading = (node == 1).then_some(1);
             logs.iter().for_each(|log| log.lead(leading, Some(1)));
-            let options = RuntimeOptions { retry_ms: (1, 5), ..RuntimeOptions::default() };
+            let options =
+                RuntimeOptions { retry_ms: (1, 5), restart_ms: (0, 0), park_after: 3, ..RuntimeOptions::default() };
             let provider = Arc::clone(&provider) as Arc<dyn Provider>;
             let world = World::on(logs, provider, options, None).await;
             world.runtime.router.connect(node, Arc::new(End(Arc::clone(&wire), node)));
-            world.runtime.router.set_peers(vec![1, 2]);
+            world.runtime.router.set_peers((1..=N as u64).collect());
             wire.nodes.lock().expect("not poisoned").insert(node, world.runtime.handler());
             nodes.push(world);
         }
-        let Ok(nodes) = <[World; 2]>::try_from(nodes) else { unreachable!("two") };
+        let Ok(nodes) = <[World; N]>::try_from(nodes) else { unreachable!("so many") };
         Self { nodes, wire, provider }
     }
 
@@ -103,6 +106,21 @@ async fn any_node_answers_for_shards_that_another_leads() {
     let called = pair.wire.calls.load(Ordering::SeqCst);
     assert_eq!(one.ask("a", Command::Get).await.expect("answers").0, 5);
     assert_eq!(pair.wire.calls.load(Ordering::SeqCst), called, "a leader asks nobody");
+}
+
+#[tokio::test]
+async fn any_of_three_nodes_puts_a_parked_entity_back_into_service() {
+    let three = Nodes::<3>::new().await;
+    let id = EntityId::new("tally", "poison");
+    for world in &three.nodes {
+        while world.ask("poison", Command::Crash).await.expect_err("it crashes").code != ErrorCode::Parked {}
+        assert_eq!(world.runtime.router.unpark(&id).await, Ok(true));
+        assert_eq!(world.ask("poison", Command::Get).await.expect("is back").0, 0);
+        assert_eq!(world.runtime.router.unpark(&id).await, Ok(false), "it is back already");
+    }
+    three.wire.lose_replies.store(1, Ordering::SeqCst);
+    let lost = three.nodes[2].runtime.router.unpark(&id).await.expect_err("nobody knows whether it was parked");
+    assert!(lost.detail.contains("not known"), "{lost}");
 }
 
 #[tokio::test]
