@@ -19,6 +19,7 @@ mod http;
 mod intruders;
 mod kill;
 mod links;
+mod lists;
 mod load;
 mod mail;
 mod node;

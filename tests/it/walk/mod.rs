@@ -130,7 +130,7 @@ async fn customer(node: &Node, email: &str, role: &str, plan_name: &str) -> Pers
 }
 
 /// Somebody whom the operator made an administrator, signed in.
-async fn administrator(node: &Node) -> Person {
+pub async fn administrator(node: &Node) -> Person {
     let person = Person::sign_up(node, &Maildir::of(&node.data()), "administrator@example.com", "consumer").await;
     let body = json!({ "roles": ["administrator"] });
     let path = format!("/v1/users/{}", person.id);
@@ -139,7 +139,7 @@ async fn administrator(node: &Node) -> Person {
 }
 
 /// Waits until something comes to hold.
-async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
     let deadline = tokio::time::Instant::now() + ARRIVES_WITHIN;
     let mut poll = tokio::time::interval(std::time::Duration::from_millis(50));
     while !holds().await {
