@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::http::Client;
 use crate::mail::Maildir;
-use crate::node::{Node, Plan};
+use crate::node::Plan;
 use crate::person::{self, Person};
 use crate::walk::{administrator, until};
 
