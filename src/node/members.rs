@@ -24,6 +24,16 @@ use crate::settings::Settings;
 
 /// In place of a token: forms the cluster.
 const FORM: &str = "form";
+/// Why a node does not form a cluster though it is told to.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "it says \"form\", but {address} of cluster.join is a member of a cluster already; if this node lost its disk, \
+     `construct cluster remove` it there and give it a token (`construct cluster token`) instead"
+)]
+struct Formed {
+    address: String,
+}
+
 const AGAIN: Duration = Duration::from_millis(200);
 /// How long a node that joins asks members that do not answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -106,6 +116,9 @@ pub(super) async fn join(settings: &Settings, shutdown: &CancellationToken) -> R
     };
     let Some(token) = token else { return Ok(false) };
     if token.expose() == FORM {
+        if let Some(address) = join::existing(&cluster.join, cluster.listen).await {
+            return Err(failed("cluster.token_file")(Formed { address: address.clone() }));
+        }
         tracing::info!(file = cluster.token_file, "this node forms the cluster, as its token file says");
         return Ok(true);
     }

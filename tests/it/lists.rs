@@ -131,15 +131,17 @@ async fn lists_are_in_the_order_they_promise() {
     }
     assert_eq!(ids(me, "/v1/credit-notes").await, reversed(&notes), "credit notes, newest first");
 
-    for somebody in &people[1..4] {
+    let operator = node.operator_api();
+    let alerts = async || operator.get("/v1/security/alerts").await.json["items"].as_array().map_or(0, Vec::len);
+    for (somebody, before) in people[1..4].iter().zip(1..) {
+        // They are listed as they are raised, which is after what they tell of.
+        until("each changed role is an alert", async || alerts().await >= before).await;
         person::advance_by(&node, 1).await;
         let body = json!({ "roles": ["developer"] });
         let path = format!("/v1/users/{}", somebody.id);
         node.operator_api().send(Method::PATCH, &path, None, Some(&body)).await.expect(200);
     }
-    let operator = node.operator_api();
-    let alerts = async || operator.get("/v1/security/alerts").await.json["items"].as_array().map_or(0, Vec::len);
-    until("each changed role is an alert", async || alerts().await >= 4).await;
+    until("the last one is", async || alerts().await >= 4).await;
     sorted(&operator, "/v1/security/alerts", "first_at", Order::NewestFirst, 4).await;
     let about = format!("/v1/audit/entries?about={}", person.id);
     sorted(&operator, &about, "at", Order::NewestFirst, 5).await;

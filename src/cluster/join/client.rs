@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::{REPLY_BYTES, Refused, Reply, Request, Token};
 use crate::cluster::link::{
-    BUILD, IdentityError, Joining, LinkError, LinkSettings, NodeKey, StreamError, dial_member, fingerprint,
+    BUILD, IdentityError, Joining, LinkError, LinkSettings, NodeKey, StreamError, dial_member, fingerprint, is_member,
     remember_members,
 };
 use crate::cluster::raft::Formation;
@@ -112,6 +112,14 @@ pub async fn join(data_dir: &Path, settings: JoinSettings<'_>) -> Result<Joined,
     remember_members(data_dir, &with_own(members, settings.node, settings.address)).map_err(JoinError::Members)?;
     let formation = Formation { node: settings.node, shards, cluster, founder: false };
     Ok(Joined { formation, secrets: Zeroizing::new(secrets) })
+}
+
+/// The first of these addresses at which a node of a cluster listens.
+pub async fn existing(members: &[String], listen: SocketAddr) -> Option<&String> {
+    let settings = LinkSettings::listening(listen);
+    let asked = members.iter().map(|address| is_member(address, &settings));
+    let found = futures::future::join_all(asked).await;
+    members.iter().zip(found).find_map(|(address, is)| is.then_some(address))
 }
 
 fn with_own(mut members: BTreeMap<u64, String>, node: u64, address: String) -> BTreeMap<u64, String> {

@@ -20,7 +20,7 @@ use zeroize::Zeroize;
 use super::link::ClusterId;
 use crate::kernel::codec::{self, CodecError};
 
-pub use client::{JoinError, JoinSettings, Joined, join};
+pub use client::{JoinError, JoinSettings, Joined, existing, join};
 pub use server::{Applicant, Gate, Grant, Refused, serve};
 pub use token::{Token, TokenError};
 

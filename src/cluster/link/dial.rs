@@ -15,7 +15,7 @@ use super::accept::chain;
 use super::hello::{Answer, HELLO_BYTES, Hello, Lane, Rejection, WIRE};
 use super::identity::ClusterId;
 use super::stream::{Io, StreamError, frames, read_one, write_one};
-use super::tls::connect_pinned;
+use super::tls::{connect_pinned, shows_a_certificate};
 use super::{BUILD, Link, LinkError, LinkSettings, Shared, Stranger, Wire};
 
 impl Link {
@@ -167,6 +167,17 @@ pub(in crate::cluster) async fn dial_member(joining: &Joining, address: &str) ->
         Ok(Stranger { address: address_of, io })
     };
     timeout(limit, dial).await.unwrap_or(Err(LinkError::Handshake(limit)))
+}
+
+/// Whether a node of some cluster listens at `address`. One without a cluster listens nowhere.
+pub(in crate::cluster) async fn is_member(address: &str, settings: &LinkSettings) -> bool {
+    let ask = async {
+        match connect(address, settings, None).await {
+            Ok(stream) => shows_a_certificate(stream).await,
+            Err(_) => false,
+        }
+    };
+    timeout(settings.handshake, ask).await.unwrap_or(false)
 }
 
 /// Connects from the address that this node listens on, if that is a particular one: what a firewall (or a test) sees

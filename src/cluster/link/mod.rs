@@ -36,7 +36,7 @@ use self::peers::Peers;
 use self::stream::{FrameReceiver, FrameSender, Io, Pace};
 use self::tls::Tls;
 
-pub(in crate::cluster) use self::dial::{Joining, dial_member};
+pub(in crate::cluster) use self::dial::{Joining, dial_member, is_member};
 pub use self::hello::{Lane, Rejection};
 pub use self::identity::{Authority, ClusterId, Identity, IdentityError, NodeKey, fingerprint};
 pub use self::peers::PeerStatus;

@@ -108,6 +108,16 @@ pub(super) async fn connect_pinned(
     Ok(Box::new(TlsConnector::from(Arc::new(client)).connect(name, stream).await?))
 }
 
+/// Whether a node of some cluster, no matter which, is at the other end: it shows a certificate, and that is not one of an
+/// authority of zeros.
+pub(super) async fn shows_a_certificate(stream: TcpStream) -> bool {
+    let Err(StreamError::Io(error)) = connect_pinned(&ClusterId::default(), [0; 32], stream).await else {
+        return false;
+    };
+    let refused = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    matches!(refused, Some(Error::InvalidCertificate(_)))
+}
+
 fn server_name(name: String) -> Result<ServerName<'static>, StreamError> {
     ServerName::try_from(name).map_err(|error| StreamError::Io(std::io::Error::other(error)))
 }

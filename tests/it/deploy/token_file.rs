@@ -50,6 +50,14 @@ async fn a_node_waits_for_its_token_and_forms_a_cluster_only_when_it_is_told_to(
     second.crash().await;
     first.crash().await;
 
+    // Its disk is lost and the word that forms a cluster was left: it forms no second one beside the second node.
+    let mut wiped = plan("1", &one).set("cluster.join", &format!("{address},{}", second.cluster)).prepare();
+    fs::write(&one, "form\n").expect("a file");
+    wiped.spawn();
+    assert!(!wiped.ready_or_ended().await, "it refuses");
+    assert!(wiped.log().contains("is a member of a cluster already"), "{}", wiped.log());
+    assert!(!wiped.data().join("cluster.json").exists());
+
     // Told to stop while it waits, it stops.
     let mut third = plan("3", &secrets.path().join("3")).prepare();
     third.spawn();
