@@ -4,7 +4,7 @@
 //! for linearizability", 2017): an operation that had returned before another was called comes before it; one that never
 //! returned took effect at some moment after its call, or never.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
 /// A value and how often it was written: what an entity shows with its ETag.
@@ -125,6 +125,56 @@ impl Events {
     }
 }
 
+/// What was seen of versions and values. Each version is written once; without this, writes of which nothing was heard would be
+/// tried in every order.
+struct Shown {
+    /// The value of a version.
+    values: HashMap<u64, u64>,
+    /// The version of a value that was written once.
+    versions: HashMap<u64, u64>,
+    seen: HashSet<u64>,
+}
+
+impl Shown {
+    fn by(start: Register, history: &[Operation]) -> Self {
+        let mut writes = HashMap::from([(start.value, 2)]);
+        for did in history {
+            if let Action::Write { value, .. } = did.action {
+                *writes.entry(value).or_insert(0) += 1;
+            }
+        }
+        let registers = || {
+            history.iter().filter_map(|did| match did.returned {
+                Some((_, Outcome::Shown(register))) => Some(register),
+                _ => None,
+            })
+        };
+        let once = |register: &Register| writes.get(&register.value) == Some(&1);
+        Self {
+            values: registers().map(|register| (register.version, register.value)).collect(),
+            versions: registers().filter(once).map(|register| (register.value, register.version)).collect(),
+            seen: registers().map(|register| register.value).collect(),
+        }
+    }
+
+    /// What stands for a write in the set of those that took effect. Of writes without a condition of which nothing was heard and
+    /// that nobody saw, the one that was called first serves wherever a later one would: they are not told apart.
+    fn name(&self, nth: usize, did: &Operation) -> u128 {
+        name(if self.is_unseen(did) { usize::MAX } else { nth })
+    }
+
+    fn is_unseen(&self, did: &Operation) -> bool {
+        let Action::Write { value, at: None } = did.action else { return false };
+        did.returned.is_none() && !self.seen.contains(&value)
+    }
+
+    /// Whether nobody saw what this would contradict.
+    fn allows(&self, next: Register) -> bool {
+        self.values.get(&next.version).is_none_or(|value| *value == next.value)
+            && self.versions.get(&next.value).is_none_or(|version| *version == next.version)
+    }
+}
+
 /// Whether some order explains the history from `start` on; else how far any order came.
 ///
 /// # Errors
@@ -135,13 +185,18 @@ pub fn check(start: Register, history: &[Operation]) -> Result<(), String> {
     let (mut now, mut taken, mut seen) = (start, Vec::new(), HashSet::new());
     // A set of operations is known by the sum of their names: 2⁻¹²⁸ is not going to happen.
     let mut set = 0_u128;
+    let shown = Shown::by(start, history);
     let (mut place, mut furthest) = (events.entries[HEAD].after, (usize::MAX, 0));
     while left > 0 {
         let Entry { operation, is_call, after, .. } = events.entries[place];
         if place != events.end() && is_call {
             let next = history[operation].step(now);
-            let with = set.wrapping_add(name(operation));
-            if let Some(next) = next.filter(|next| seen.insert((with, *next))) {
+            let did = &history[operation];
+            let with = set.wrapping_add(shown.name(operation, did));
+            let looks =
+                |next: &Register| Register { value: if shown.is_unseen(did) { u64::MAX } else { next.value }, ..*next };
+            let next = next.filter(|next| shown.allows(*next));
+            if let Some(next) = next.filter(|next| seen.insert((with, looks(next)))) {
                 taken.push((operation, now));
                 left -= usize::from(history[operation].returned.is_some());
                 (set, now) = (with, next);
@@ -158,7 +213,7 @@ pub fn check(start: Register, history: &[Operation]) -> Result<(), String> {
         }
         let Some((operation, before)) = taken.pop() else { return Err(tell(history, furthest.1)) };
         left += usize::from(history[operation].returned.is_some());
-        (set, now) = (set.wrapping_sub(name(operation)), before);
+        (set, now) = (set.wrapping_sub(shown.name(operation, &history[operation])), before);
         events.put_back(operation);
         place = events.entries[events.places[operation].0].after;
     }
@@ -191,6 +246,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::load::Dice;
 
     const START: Register = Register { value: 0, version: 0 };
 
@@ -235,6 +291,27 @@ mod tests {
         is_fine(&[wrote, at(0, Outcome::Refused)], true);
         is_fine(&[wrote, at(1, Outcome::Refused)], false);
         is_fine(&[wrote, at(0, shown(9, 2))], false);
+    }
+
+    #[test]
+    fn many_writes_of_which_nothing_was_heard_are_no_search_without_end() {
+        let (mut dice, mut now, mut history) = (Dice(7), START, Vec::new());
+        for value in 1..=2000_u64 {
+            let (called, after) = (value * 10, Register { value, version: now.version + 1 });
+            let (heard, happened) = (dice.roll(10) < 7, dice.roll(10) < 5);
+            if heard || happened {
+                now = after;
+            }
+            history.push(did(write(value), called, heard.then_some((called + 5, Outcome::Shown(after)))));
+            if dice.roll(10) < 3 {
+                history.push(did(Action::Read, called + 6, Some((called + 8, Outcome::Shown(now)))));
+            }
+        }
+        is_fine(&history, true);
+        // The last one heard of was never written.
+        let wrong = Register { value: 0, ..now };
+        history.push(did(Action::Read, 30_000, Some((30_001, Outcome::Shown(wrong)))));
+        assert!(check(START, &history).is_err());
     }
 
     /// Every order that keeps what had returned before what was called later.
