@@ -47,7 +47,7 @@ pub struct Charge {
     pub amount: Money,
     pub customer: String,
     pub token: String,
-    /// Ours, unique per attempt: `<invoice id>/<attempt>`.
+    /// Ours, unique per attempt: `<invoice id>/<attempt>`. The processor finds a charge by it and by the invoice.
     pub reference: String,
     pub description: String,
     /// The payer is not there to answer a challenge (a renewal).
@@ -154,6 +154,28 @@ pub struct ChargeReceipt {
     pub status: ChargeStatus,
 }
 
+impl ChargeReceipt {
+    /// Which of two answers a request to charge `reference`: what paid the invoice, by whichever attempt, then the attempt
+    /// itself, then another attempt that may still pay it.
+    #[must_use]
+    pub fn answering(reference: &str, best: Option<Self>, other: Self) -> Option<Self> {
+        let rank = |receipt: &Self| match receipt.status {
+            ChargeStatus::Succeeded => 3,
+            _ if receipt.reference == reference => 2,
+            ChargeStatus::Processing => 1,
+            // Whoever answers the challenge of another attempt is given back what was too much.
+            ChargeStatus::RequiresAction { .. } | ChargeStatus::Declined { .. } => 0,
+        };
+        best.into_iter().chain([other]).filter(|receipt| rank(receipt) > 0).max_by_key(rank)
+    }
+}
+
+/// The invoice of a charge's reference.
+#[must_use]
+pub fn invoice_of(reference: &str) -> &str {
+    reference.split_once('/').map_or(reference, |(invoice, _)| invoice)
+}
+
 /// How far a charge is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ChargeStatus {
@@ -220,6 +242,28 @@ mod tests {
         for bad in ["", "pm_", "4242424242424242", "pm_4242 4242", "visa", "pm_é"] {
             assert!(!is_method_token(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_charge_is_answered_by_what_paid_its_invoice() {
+        let receipt = |attempt: u32, status: ChargeStatus| ChargeReceipt {
+            id: format!("pi_{attempt}"),
+            reference: format!("inv_1/{attempt}"),
+            amount: Money::new(1999, Currency::USD),
+            status,
+        };
+        let declined = || ChargeStatus::Declined { code: "no".into() };
+        let challenged = ChargeStatus::RequiresAction { client_secret: String::new() };
+        let found = |receipts: Vec<ChargeReceipt>| {
+            let best = receipts.into_iter().fold(None, |best, other| ChargeReceipt::answering("inv_1/2", best, other));
+            best.map(|receipt| receipt.id)
+        };
+        let succeeded = || receipt(3, ChargeStatus::Succeeded);
+        assert_eq!(found(vec![receipt(2, declined()), succeeded(), receipt(1, declined())]), Some("pi_3".into()));
+        assert_eq!(found(vec![receipt(1, ChargeStatus::Processing), receipt(2, declined())]), Some("pi_2".into()));
+        assert_eq!(found(vec![receipt(1, declined()), receipt(3, ChargeStatus::Processing)]), Some("pi_3".into()));
+        assert_eq!(found(vec![receipt(1, declined()), receipt(3, challenged)]), None);
+        assert_eq!(invoice_of("inv_1/2"), "inv_1");
     }
 
     #[test]

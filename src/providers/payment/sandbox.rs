@@ -6,7 +6,7 @@
 //! The journal is kept whole and indexed in memory, so that anybody can count charges with `grep`; it is meant for
 //! development and tests. Deliberately absent: completing a 3-D Secure challenge, which needs a browser.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CardFacts, Charge, ChargeReceipt, ChargeStatus, PaymentReceipt, PaymentRequest, Refund, RefundProgress,
-    RefundReceipt, declined,
+    RefundReceipt, declined, invoice_of,
 };
 use crate::kernel::{Error, Money, ProviderKind, codec};
 use crate::providers::line_file::{Held, LineFile};
@@ -68,7 +68,7 @@ struct Journal {
     /// Charge id → amount taken and amount given back.
     charges: HashMap<String, (Money, i64)>,
     /// Reference → key of the answer.
-    references: HashMap<String, String>,
+    references: BTreeMap<String, String>,
 }
 
 impl Sandbox {
@@ -83,7 +83,7 @@ impl Sandbox {
             answers: HashMap::new(),
             customers: HashMap::new(),
             charges: HashMap::new(),
-            references: HashMap::new(),
+            references: BTreeMap::new(),
         };
         let held = journal.file.hold()?;
         journal.catch_up(&held)?;
@@ -107,7 +107,7 @@ impl Sandbox {
 impl Journal {
     fn run(&mut self, held: &Held, key: &str, request: PaymentRequest) -> Result<PaymentReceipt, ProviderError> {
         if let PaymentRequest::FindCharge { reference, .. } = &request {
-            let answer = self.references.get(reference).and_then(|key| self.answers.get(key));
+            let answer = self.referred(reference);
             let found = answer.and_then(|answer| match &answer.what {
                 What::Charge { receipt, .. } => Some(receipt.clone()),
                 _ => None,
@@ -115,7 +115,7 @@ impl Journal {
             return Ok(PaymentReceipt::Found(found));
         }
         if let PaymentRequest::FindRefund { reference, .. } = &request {
-            let answer = self.references.get(reference).and_then(|key| self.answers.get(key));
+            let answer = self.referred(reference);
             let found = answer.filter(|answer| matches!(answer.what, What::Refund { .. }));
             let receipt =
                 |answer: &Answer| RefundReceipt { id: answer.refund_id(), progress: RefundProgress::Succeeded };
@@ -233,6 +233,22 @@ impl Journal {
         Ok(What::Refund { charge, amount, reference })
     }
 
+    fn referred(&self, reference: &str) -> Option<&Answer> {
+        self.references.get(reference).and_then(|key| self.answers.get(key))
+    }
+
+    /// What answers a request to charge with this reference: see [`ChargeReceipt::answering`].
+    fn payment(&self, reference: &str) -> Option<&Answer> {
+        let invoice = format!("{}/", invoice_of(reference));
+        let of_invoice = self.references.range(invoice.clone()..).take_while(|(known, _)| known.starts_with(&invoice));
+        let receipts = of_invoice.filter_map(|(_, key)| match &self.answers.get(key)?.what {
+            What::Charge { receipt, .. } => Some(receipt.clone()),
+            _ => None,
+        });
+        let best = receipts.fold(None, |best, other| ChargeReceipt::answering(reference, best, other))?;
+        self.referred(&best.reference)
+    }
+
     fn known_customer(&self, customer: &str) -> Result<(), Error> {
         if self.customers.contains_key(customer) { Ok(()) } else { Err(Error::not_found("customer at the processor")) }
     }
@@ -304,16 +320,16 @@ impl Provider for Sandbox {
 
     async fn reconcile(&self, key: &str, request: &[u8]) -> Result<Option<Vec<u8>>, ProviderError> {
         let (sandbox, key) = (self.clone(), key.to_owned());
-        let reference = match codec::decode(request) {
-            Ok(PaymentRequest::Charge(charge)) => Some(charge.reference),
-            Ok(PaymentRequest::Refund(refund)) => Some(refund.reference),
-            _ => None,
-        };
+        let request = codec::decode(request);
         // As a processor's search does: what moved money is found by its reference under whatever key it was made.
         let found = move || {
             sandbox.turn(|journal, _| {
-                let charged = reference.and_then(|reference| journal.references.get(&reference).cloned());
-                Ok(journal.answers.get(&key).or_else(|| journal.answers.get(&charged?)).cloned())
+                let moved = match &request {
+                    Ok(PaymentRequest::Charge(charge)) => journal.payment(&charge.reference),
+                    Ok(PaymentRequest::Refund(refund)) => journal.referred(&refund.reference),
+                    _ => None,
+                };
+                Ok(journal.answers.get(&key).or(moved).cloned())
             })
         };
         let answer = tokio::task::spawn_blocking(found).await;

@@ -51,6 +51,19 @@ async fn one_key_moves_money_once_also_after_a_restart() {
 }
 
 #[tokio::test]
+async fn another_attempt_is_answered_by_what_paid_the_invoice() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let sandbox = Sandbox::open(directory.path()).expect("opens");
+    let customer = customer(&sandbox).await;
+    let paid = ask(&sandbox, "k1", &charge(&customer, "pm_card_visa", "inv_1/1")).await.expect("charged");
+    for (reference, answer) in [("inv_1/2", Some(paid)), ("inv_10/1", None), ("inv_0/1", None)] {
+        let request = codec::encode(&charge("cus_other", "pm_card_visa", reference)).expect("encodes");
+        let found = sandbox.reconcile("k2", &request).await.expect("known");
+        assert_eq!(found.map(|bytes| codec::decode(&bytes).expect("decodes")), answer, "{reference}");
+    }
+}
+
+#[tokio::test]
 async fn two_nodes_on_one_journal_are_one_processor() {
     let directory = tempfile::tempdir().expect("a directory");
     let [one, two] = [(); 2].map(|()| Sandbox::open(directory.path()).expect("opens"));

@@ -1,12 +1,13 @@
 //! Stripe, or anything that speaks its API: customers, payment methods, PaymentIntents, refunds.
 //!
 //! Every request carries the outbox key as `Idempotency-Key`, so that a retry after a lost answer is the same request
-//! (Stripe keeps keys for 24 hours; what was decided longer ago is looked up by the `reference` in its metadata first).
+//! (Stripe keeps keys for 24 hours; what was decided longer ago is looked up by its metadata first).
 //! What is known of an attempt: never connected or 429 → certainly not done; answered 402 → declined; another 4xx →
 //! refused; sent and no usable answer, or 5xx → unknown. Source: <https://docs.stripe.com/api/idempotent_requests>,
 //! <https://docs.stripe.com/error-low-level>. Deliberately absent: retries, which are the outbox's.
 
 mod amounts;
+mod lookup;
 mod refunds;
 
 use std::time::Duration;
@@ -16,7 +17,9 @@ use serde::Deserialize;
 
 pub use self::amounts::can_charge;
 use self::amounts::{from_stripe, to_stripe};
-use super::{CardFacts, Charge, ChargeReceipt, ChargeStatus, PaymentReceipt, PaymentRequest, RefundReceipt, declined};
+use super::{
+    CardFacts, Charge, ChargeReceipt, ChargeStatus, PaymentReceipt, PaymentRequest, RefundReceipt, declined, invoice_of,
+};
 use crate::kernel::{Currency, Error, ErrorCode, ProviderKind, Secret, codec};
 use crate::providers::{Provider, ProviderError};
 
@@ -95,6 +98,7 @@ impl Stripe {
             ("customer", charge.customer),
             ("payment_method", charge.token),
             ("payment_method_types[]", "card".to_owned()),
+            ("metadata[invoice]", invoice_of(&charge.reference).to_owned()),
             ("metadata[reference]", charge.reference),
             ("metadata[description]", charge.description),
             ("confirm", "true".to_owned()),
@@ -127,36 +131,6 @@ impl Stripe {
             expires_month: card.exp_month,
             expires_year: card.exp_year,
         }))
-    }
-
-    async fn find(&self, customer: &str, reference: &str) -> Result<Option<ChargeReceipt>, ProviderError> {
-        let unknown = |error: ProviderError| ProviderError::Unknown(format!("lookup failed: {error}"));
-        let mut after: Option<String> = None;
-        let mut filter = format!("&customer={customer}");
-        for _ in 0..LOOKUP_PAGES {
-            let mut url = self.url(&format!("/v1/payment_intents?limit=100{filter}"));
-            if let Some(after) = &after {
-                url.push_str("&starting_after=");
-                url.push_str(after);
-            }
-            let page: List = match self.send(self.http.get(url)).await {
-                // A compatible service that cannot list by customer: look through all.
-                Err(ProviderError::Refused(_)) if !filter.is_empty() => {
-                    filter.clear();
-                    continue;
-                }
-                answered => answered.map_err(unknown)?,
-            };
-            after = page.data.last().map(|intent| intent.id.clone());
-            let found = page.data.into_iter().find(|intent| intent.metadata.reference.as_deref() == Some(reference));
-            if let Some(intent) = found {
-                return intent.receipt().map(Some).map_err(ProviderError::Unknown);
-            }
-            if !page.has_more {
-                return Ok(None);
-            }
-        }
-        Err(ProviderError::Unknown("the customer has more charges than are looked through".into()))
     }
 }
 
@@ -210,13 +184,10 @@ impl Provider for Stripe {
     async fn reconcile(&self, _key: &str, request: &[u8]) -> Result<Option<Vec<u8>>, ProviderError> {
         let request = codec::decode(request).map_err(|error| ProviderError::Unknown(error.to_string()))?;
         let found = match request {
-            PaymentRequest::Charge(charge) => {
-                let found = self.find(&charge.customer, &charge.reference).await?;
-                found.map(|receipt| match &receipt.status {
-                    ChargeStatus::Declined { code } => Err(declined(code)),
-                    _ => Ok(PaymentReceipt::Charge(receipt)),
-                })
-            }
+            PaymentRequest::Charge(charge) => self.find_payment(&charge).await?.map(|receipt| match &receipt.status {
+                ChargeStatus::Declined { code } => Err(declined(code)),
+                _ => Ok(PaymentReceipt::Charge(receipt)),
+            }),
             PaymentRequest::Refund(refund) => {
                 self.find_refund(&refund.charge, &refund.reference).await?.map(RefundReceipt::answer)
             }

@@ -71,7 +71,7 @@ async fn a_charge_carries_key_credentials_and_reference() {
         "idempotency-key: invoice/inv_1:4:0",
         "authorization: bearer sk_test_1",
         "amount=1999&currency=usd&customer=cus_1&payment_method=pm_1",
-        "metadata%5breference%5d=inv_1%2f1",
+        "metadata%5binvoice%5d=inv_1&metadata%5breference%5d=inv_1%2f1",
         "off_session=true",
     ] {
         assert!(asked.contains(part), "{part} in {asked}");
@@ -111,16 +111,54 @@ async fn a_request_that_was_never_sent_may_be_retried() {
     assert!(matches!(stripe(base).execute("k", &charge(), 1).await, Err(ProviderError::Retry(_))));
 }
 
+const NOTHING: &str = r#"{"data":[]}"#;
+
 #[tokio::test]
 async fn a_lost_answer_is_found_by_its_reference() {
     let other = r#"{"data":[{"id":"pi_0","amount":1,"currency":"usd","status":"succeeded"}],"has_more":true}"#;
     let ours = r#"{"data":[{"id":"pi_1","amount":1999,"currency":"usd","status":"succeeded",
         "metadata":{"reference":"inv_1/1"}}],"has_more":false}"#;
-    let (base, asked) = server(vec![Some((200, other)), Some((200, ours)), Some((200, r#"{"data":[]}"#))]).await;
+    let (base, asked) = server([other, ours, NOTHING, NOTHING].map(|answer| Some((200, answer))).to_vec()).await;
     let stripe = stripe(base);
     assert!(stripe.reconcile("k", &charge()).await.expect("known").is_some());
     assert!(stripe.reconcile("k", &charge()).await.expect("known").is_none());
     assert!(asked.lock().expect("not poisoned")[1].contains("starting_after=pi_0"));
+}
+
+#[tokio::test]
+async fn what_paid_the_invoice_is_found_whoever_paid_and_by_whichever_attempt() {
+    let attempts = r#"{"data":[
+        {"id":"pi_0","amount":1999,"currency":"usd","status":"succeeded","metadata":{"reference":"inv_10/1"}},
+        {"id":"pi_1","amount":1999,"currency":"usd","status":"requires_payment_method","metadata":{"reference":"inv_1/1"}},
+        {"id":"pi_2","amount":1999,"currency":"usd","status":"succeeded","metadata":{"reference":"inv_1/2"}}]}"#;
+    let declined = r#"{"data":[
+        {"id":"pi_1","amount":1999,"currency":"usd","status":"requires_payment_method","metadata":{"reference":"inv_1/1"}}]}"#;
+    let refused = r#"{"error":{"type":"invalid_request_error"}}"#;
+    let answers = [
+        (200, attempts),
+        (200, NOTHING),
+        (200, attempts),
+        // Search is not for every account, and a service may not know customers: then all are looked through.
+        (200, declined),
+        (400, refused),
+        (400, refused),
+        (200, NOTHING),
+        (200, NOTHING),
+        (500, refused),
+    ];
+    let (base, asked) = server(answers.map(Some).to_vec()).await;
+    let stripe = stripe(base);
+    for _ in 0..2 {
+        let found = stripe.reconcile("k", &charge()).await.expect("known").expect("paid");
+        let receipt = codec::decode(&found).expect("decodes");
+        assert!(matches!(&receipt, PaymentReceipt::Charge(charge) if charge.id == "pi_2"), "{receipt:?}");
+    }
+    assert!(matches!(stripe.reconcile("k", &charge()).await, Err(ProviderError::Refused(_))));
+    assert!(stripe.reconcile("k", &charge()).await.expect("known").is_none());
+    assert!(matches!(stripe.reconcile("k", &charge()).await, Err(ProviderError::Unknown(_))), "not looked up");
+    let asked = asked.lock().expect("not poisoned");
+    let search = "GET /v1/payment_intents/search?query=metadata%5B%22invoice%22%5D%3A%22inv%5F1%22&limit=100 ";
+    assert!(asked[2].starts_with(search), "{}", asked[2]);
 }
 
 fn refund() -> Refund {

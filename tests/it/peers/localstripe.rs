@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 
+use serde_json::Value;
 use tokio::process::{Child, Command};
 
 use super::{answers, installed, start};
@@ -21,5 +22,14 @@ impl Localstripe {
         let base = format!("http://127.0.0.1:{port}");
         answers(&format!("{base}/v1/customers")).await;
         Self { base, _child: child }
+    }
+
+    /// Everything it was ever asked to charge, newest first.
+    pub async fn payment_intents(&self) -> Vec<Value> {
+        let url = format!("{}/v1/payment_intents?limit=100", self.base);
+        let answer = crate::http::plain().get(url).bearer_auth("sk_test_tour").send().await.expect("an answer");
+        let page: Value = answer.json().await.expect("JSON");
+        assert_eq!(page["has_more"], false, "one page holds them");
+        page["data"].as_array().expect("a list").clone()
     }
 }

@@ -14,6 +14,7 @@ mod maildev;
 mod pages;
 mod pyotp;
 mod recovery;
+mod restoring;
 mod schemathesis;
 mod tour;
 

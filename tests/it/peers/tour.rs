@@ -8,6 +8,8 @@ use super::pyotp;
 use crate::node::{Node, Plan};
 use crate::tour::{World, walk};
 
+pub const WEBHOOK_SECRET: &str = "whsec_tour";
+
 /// A node whose mail goes to maildev and whose charges go to localstripe through the counting proxy.
 pub fn plan(maildev: &Maildev, proxy: &CountingProxy) -> Plan {
     Plan::sandbox()
@@ -16,7 +18,7 @@ pub fn plan(maildev: &Maildev, proxy: &CountingProxy) -> Plan {
         .set("payments.processor", "stripe")
         .set("payments.stripe.api_base", &format!("http://{}", proxy.address))
         .set("payments.stripe.secret_key", "sk_test_tour")
-        .set("payments.stripe.webhook_secret", "whsec_tour")
+        .set("payments.stripe.webhook_secret", WEBHOOK_SECRET)
 }
 
 #[tokio::test(flavor = "multi_thread")]
