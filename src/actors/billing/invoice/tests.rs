@@ -95,6 +95,23 @@ fn a_charge_that_succeeds_pays_once_and_sends_one_receipt() {
 }
 
 #[test]
+fn a_payment_of_another_amount_is_one_and_is_told_of() {
+    for (amount, differs) in [(1999, false), (999, true), (4999, true)] {
+        let mut invoice = charging(Mode::Dunning(Schedule::default()));
+        let found = ChargeReceipt {
+            amount: Money::new(amount, Currency::USD),
+            // Of an attempt that is not known here.
+            ..receipt(4, "pi_4", ChargeStatus::Succeeded)
+        };
+        let paid = charged(&mut invoice, 1, ChargeOutcome::Receipt(found.clone()));
+        let told = paid.audit.iter().filter(|entry| entry.action == "invoice.amount_differs").count();
+        assert_eq!((view(&mut invoice).state, told), (State::Paid, usize::from(differs)), "{amount}");
+        let report = Command::Report { receipt: ChargeReceipt { amount: Money::new(1999, Currency::USD), ..found } };
+        assert!(invoice.when(report).expect("never refused").is_query(), "it is what paid, and stays");
+    }
+}
+
+#[test]
 fn an_invoice_over_nothing_is_paid_without_a_charge() {
     let mut invoice = Given::<Invoice>::new("inv_1");
     invoice.when(draft(0, Mode::KeepOpen)).expect("made");
