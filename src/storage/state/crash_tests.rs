@@ -1,5 +1,6 @@
 //! The state of a shard through flushes, restarts and crashes at every step of a flush, against the model.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -25,11 +26,30 @@ fn open(dir: &std::path::Path) -> (Arc<StateStore>, Arc<ShardState>) {
 
 /// Stops as a killed process would: `steps` of the flush's writes reach sled, nothing after.
 fn crash(store: &StateStore, state: &ShardState, steps: usize) {
-    let (round, changed) = state.take(true).unwrap();
-    if changed {
-        store.crash_in(&round, steps);
-    }
+    store.crash_in(state, steps);
     store.fail();
+}
+
+#[test]
+fn nothing_is_flushed_that_the_log_may_lose() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, state) = open(dir.path());
+    let waited = Arc::new(AtomicUsize::new(0));
+    let (count, inner) = (Arc::clone(&waited), Arc::clone(&state));
+    store.follow(Box::new(move || match count.fetch_add(1, Ordering::SeqCst) {
+        0 => Ok(assert_eq!(inner.durable(), None, "the log comes first")),
+        _ => Err(std::io::Error::other("the log failed")),
+    }));
+    state.apply(1, &[Op::Batch(Box::new(batch("a", 0)))]).unwrap();
+    store.flush().unwrap();
+    assert_eq!(state.durable().map(|at| at.index), Some(1));
+    store.flush().unwrap();
+    assert_eq!(waited.load(Ordering::SeqCst), 1, "there was nothing to write");
+    state.apply(2, &[Op::Batch(Box::new(batch("b", 0)))]).unwrap();
+    store.flush().unwrap_err();
+    drop((store, state));
+    let (_store, state) = open(dir.path());
+    assert_eq!(state.position().unwrap().0.map(|at| at.index), Some(1), "what the log did not confirm is not there");
 }
 
 proptest! {

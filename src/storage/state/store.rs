@@ -1,7 +1,9 @@
 //! All shards' states of a node in one sled database, and the thread that takes their changes there.
 //!
 //! Invariants: a round takes every dirty change of a shard together with its header under the shard's lock, syncs the
-//! redo file, writes sled with the header last, flushes sled, and only then lets go of what it held in memory. A
+//! redo file, writes sled with the header last, flushes sled, and only then lets go of what it held in memory. A round is
+//! written once the log holds durably what it was made from: others may have committed an entry that this node's own disk
+//! does not have yet, and a state ahead of its log looks as if the log had been lost. A
 //! failed write or flush fails the store for good: nothing is tried again as if it had worked. The log may be purged
 //! up to [`ShardState::durable`] and no further. A database that does not open, or whose values are damaged, is set
 //! aside under another name (`state.damaged-<n>`), said loudly, and rebuilt from local snapshots and the log.
@@ -9,10 +11,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use std::{fs, thread};
+use std::{fs, io, thread};
 
 use tokio::sync::watch;
 
@@ -56,12 +58,17 @@ pub struct StateStore {
     rebuilding: bool,
 }
 
+/// Blocks until the log is durable as far as it was written.
+pub type LogBarrier = Box<dyn Fn() -> io::Result<()> + Send + Sync>;
+
 pub(super) struct Shared {
     pub(super) data_dir: PathBuf,
     pub(super) options: StoreOptions,
     pub(super) damage: Arc<Damage>,
     /// Held by whoever writes sled: a flush, or for a moment the installation of a snapshot.
     gate: Mutex<Gate>,
+    /// Returns once everything appended to the log by now is durable.
+    log: OnceLock<LogBarrier>,
     /// A snapshot was finished.
     unpaused: Condvar,
     wake: Arc<Wake>,
@@ -176,6 +183,7 @@ impl StateStore {
                 paused: BTreeSet::new(),
                 installing: 0,
             }),
+            log: OnceLock::new(),
             unpaused: Condvar::new(),
             wake: Arc::default(),
             failed,
@@ -220,6 +228,11 @@ impl StateStore {
         self.shared.round(&mut self.shared.gate())
     }
 
+    /// From now on nothing is written here that the log does not hold durably. Later calls change nothing.
+    pub fn follow(&self, log: LogBarrier) {
+        let _ = self.shared.log.set(log);
+    }
+
     /// Why the store failed, once it did and the node must stop.
     #[must_use]
     pub fn failed(&self) -> watch::Receiver<Option<String>> {
@@ -262,10 +275,15 @@ impl StateStore {
 #[cfg(test)]
 impl StateStore {
     /// A crash after `steps` of the writes of a round: 0 is before the redo file was complete.
-    pub(super) fn crash_in(&self, round: &Round<Arc<Changes>>, steps: usize) {
+    pub(super) fn crash_in(&self, state: &ShardState, steps: usize) {
+        // The flusher may be at work on its own: much has piled up.
         let mut gate = self.shared.gate();
+        let (round, changed) = state.take(true).unwrap();
+        if !changed {
+            return;
+        }
         let next = gate.redo.next();
-        gate.redo.write(std::slice::from_ref(round)).unwrap();
+        gate.redo.write(std::slice::from_ref(&round)).unwrap();
         if steps == 0 {
             let length = fs::metadata(&next).unwrap().len();
             fs::File::options().write(true).open(&next).unwrap().set_len(length - 1).unwrap();
@@ -392,6 +410,9 @@ impl Shared {
             return Ok(());
         }
         fail_point::reach("flush.taken");
+        if let Some(log) = self.log.get() {
+            log()?;
+        }
         gate.redo.write(&rounds)?;
         fail_point::reach("flush.redo_synced");
         for round in rounds.iter().filter(|round| round.header.applied != round.follows) {

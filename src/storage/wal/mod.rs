@@ -28,16 +28,20 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use openraft::storage::IOFlushed;
+use openraft::type_config::TypeConfigExt;
 use tokio::sync::watch;
 
 use self::disk::{Disk, OsDisk};
 pub use self::error::WalError;
 pub use self::group::GroupLog;
+use self::queue::{Completion, Item};
 pub use self::record::{decode_entry, encode_entry};
 pub use self::recovery::{Cut, Recovered};
 use self::shared::Shared;
 pub use self::stats::WalStats;
 use self::writer::Writer;
+use crate::storage::types::TypeConfig;
 
 /// Sizes of the log, all in bytes.
 #[derive(Debug, Clone)]
@@ -113,6 +117,27 @@ impl Wal {
     #[must_use]
     pub fn failed(&self) -> watch::Receiver<Option<String>> {
         self.handle.shared.failed.subscribe()
+    }
+
+    /// Returns once everything that was appended by now is durable. Blocks its thread.
+    ///
+    /// # Errors
+    /// [`WalError::Stopped`] when the log failed.
+    pub fn wait(&self) -> Result<(), WalError> {
+        let (sender, durable) = TypeConfig::oneshot();
+        // Items are written in their order, so one without records ends when all before it have.
+        let item = Item::new(Vec::new(), Completion::of(IOFlushed::signal(sender)));
+        if self.handle.shared.queue.push(item).is_ok()
+            && let Ok(Ok(())) = futures::executor::block_on(durable)
+        {
+            return Ok(());
+        }
+        // A log that is closed has written what waited.
+        self.handle.close();
+        match &*self.handle.shared.failed.borrow() {
+            None => Ok(()),
+            Some(why) => Err(WalError::Stopped(why.clone())),
+        }
     }
 
     #[must_use]

@@ -1,4 +1,4 @@
-//! Who was away comes back among members that it does not know; who was removed does not come back.
+//! Who was away, or was behind, comes back among members that it does not know; who was removed does not come back.
 
 use std::time::Duration;
 
@@ -6,10 +6,14 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::Cluster;
+use super::damage::{people, write};
 use super::grow::{meta_leader, remove};
 use crate::node::Node;
 
 const WITHIN: Duration = Duration::from_secs(60);
+const TIMES: usize = 3;
+/// Longer than a change waits in memory before it is taken to the state store.
+const BEHIND_MS: u64 = 1500;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_was_away_comes_back_and_who_was_removed_does_not() {
@@ -52,11 +56,41 @@ async fn who_was_away_comes_back_and_who_was_removed_does_not() {
     cluster.settled().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_ends_while_its_disk_is_behind_the_others_comes_back() {
+    let mut cluster = Cluster::start(3).await;
+    let people = people(&cluster).await;
+    for _ in 0..TIMES {
+        // The others commit, and it applies, what its own log gets only later.
+        cluster.nodes[2].delay("wal.before_write", 100, BEHIND_MS);
+        cluster.nodes[2].crash().await;
+        let flushed = flushes(&cluster.nodes[2]).await;
+        let until = Instant::now() + WITHIN;
+        while flushes(&cluster.nodes[2]).await < flushed + 2 {
+            write(&cluster.nodes[0], &people).await;
+            assert!(Instant::now() < until, "its state is not flushed\n{}", cluster.nodes[2].log());
+        }
+        cluster.nodes[2].disarm();
+        cluster.nodes[2].crash().await;
+    }
+    cluster.settled().await;
+}
+
+/// How often a node took its state to disk.
+async fn flushes(node: &Node) -> u64 {
+    count(node, "construct_state_flush_seconds_count").await
+}
+
 /// Streams that a node refused because they came with another key.
 async fn refusals(node: &Node) -> u64 {
+    count(node, "construct_link_refused_total{reason=\"key\"}").await
+}
+
+/// The value of a metric that a node has one of.
+async fn count(node: &Node, name: &str) -> u64 {
     let metrics = node.operator().get("/metrics").await;
     metrics.expect(200);
-    let line = metrics.text.lines().find(|line| line.starts_with("construct_link_refused_total{reason=\"key\"}"));
+    let line = metrics.text.lines().find(|line| line.starts_with(name));
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
 }
 

@@ -5,8 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures::FutureExt;
+use openraft::storage::IOFlushed;
+use openraft::type_config::TypeConfigExt;
+
 use super::*;
-use crate::storage::types::Vote;
+use crate::storage::types::{TypeConfig, Vote};
 use crate::storage::wal::disk::{Disk, DiskFile, OsDisk};
 
 /// Fails every write or sync after a number of them.
@@ -92,6 +96,7 @@ async fn check(writes: u64, syncs: u64) {
         acknowledged += 1;
         assert!(acknowledged < 1000, "the failure never came");
     }
+    assert!(wal.wait().is_err(), "what waits for it hears so");
     let reason = failed.wait_for(Option::is_some).await.expect("the log lives").clone();
     assert!(reason.is_some_and(|reason| reason.contains("injected")));
 
@@ -121,6 +126,22 @@ async fn a_failed_sync_stops_the_log() {
     for syncs in [2, 3, 4, 12, 13, 14, 15, 16, 17] {
         check(u64::MAX, syncs).await;
     }
+}
+
+#[tokio::test]
+async fn who_waits_for_the_log_waits_for_what_was_appended_before() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (wal, _) = open(dir.path(), small());
+    wal.wait().expect("there is nothing to wait for");
+    let mut log = wal.group(1);
+    for index in 0..20 {
+        let (sender, durable) = TypeConfig::oneshot();
+        log.append(vec![entry(1, index, "some")], IOFlushed::signal(sender)).await.expect("accepted");
+        wal.wait().expect("written");
+        assert!(durable.now_or_never().is_some(), "entry {index} is durable by then");
+    }
+    wal.close();
+    wal.wait().expect("a closed log has written all");
 }
 
 #[tokio::test]
