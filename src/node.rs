@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::members::Between;
 use crate::cluster::beginning::is_unfinished;
-use crate::cluster::link::{Identity, Link, LinkSettings};
+use crate::cluster::link::{Identity, Link, LinkSettings, NodeKey};
 use crate::cluster::raft::{Formation, GroupSettings, Groups, Network, form, is_formed, joined_shards};
 use crate::providers::keys::{FileKeys, KeyWrapper};
 use crate::settings::Settings;
@@ -78,7 +78,7 @@ pub async fn run(
     let (link, formation) = open_link(&mut settings, &keys).await?;
     let between = Between::open(link.clone(), formation, keys.as_ref()).await?;
     let network = Network::over(link.clone(), settings.cluster.snapshot_bytes_per_second);
-    let groups = Arc::new(open_groups(&settings, network, formation.founder).await?);
+    let groups = Arc::new(open_groups(&settings, network, formation).await?);
     let settings = Arc::new(settings);
     let composed = services::compose(&settings, &groups, &keys, &between, &shutdown).await?;
     let runtime = Arc::clone(&composed.services.runtime);
@@ -145,7 +145,7 @@ async fn open_link(settings: &mut Settings, keys: &Arc<dyn KeyWrapper>) -> Resul
 }
 
 /// Opens log and state and starts the shards. Reads the whole log, so off the async threads.
-async fn open_groups(settings: &Settings, network: Network, founder: bool) -> Result<Groups, NodeError> {
+async fn open_groups(settings: &Settings, network: Network, formation: Formation) -> Result<Groups, NodeError> {
     let (dir, storage) = (settings.node.data_dir.clone(), &settings.storage);
     let wal = WalOptions { segment_bytes: storage.wal_segment_bytes, ..WalOptions::default() };
     let store = StoreOptions {
@@ -166,9 +166,14 @@ async fn open_groups(settings: &Settings, network: Network, founder: bool) -> Re
     });
     let (wal, store) = opened.await.map_err(failed("opening the stores"))??;
     let (cluster, actors) = (&settings.cluster, &settings.actors);
+    let key = match formation.named {
+        true => Some(NodeKey::open(&settings.node.data_dir).map_err(failed("the node's key"))?.hash()),
+        false => None,
+    };
     let groups = GroupSettings {
         node_id: settings.node.id,
-        founder,
+        founder: formation.founder,
+        key,
         address: cluster.address.clone(),
         shards: cluster.shards,
         heartbeat_ms: cluster.heartbeat_ms,

@@ -59,7 +59,7 @@ impl Trio {
         let wanted = Replicas { voters, learners: BTreeSet::new(), leader: Some(leader) };
         loop {
             if let Some(group) = self.leading(shard)
-                && let Some(standing) = group.standing()
+                && let Some(standing) = group.standing(&BTreeMap::new())
             {
                 let next = step(&standing, &wanted);
                 if next.is_none() && standing.own == leader && standing.voters == wanted.voters {
@@ -81,7 +81,7 @@ impl Trio {
 
     fn leading(&self, shard: ShardId) -> Option<&ShardGroup> {
         let groups = self.rigs.iter().filter_map(|rig| rig.groups.shard(shard));
-        groups.map(AsRef::as_ref).find(|group| group.standing().is_some())
+        groups.map(AsRef::as_ref).find(|group| group.standing(&BTreeMap::new()).is_some())
     }
 
     /// The router of the node that leads the shard of this note.

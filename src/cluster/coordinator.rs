@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::planner::{Plan, Task};
 use super::raft::membership::{Step, step};
-use super::raft::{Groups, ShardGroup};
+use super::raft::{Groups, ShardGroup, naming};
 use crate::actors::members::{self, Command, Member, Members, View};
 use crate::actors::runtime::Router;
 use crate::actors::runtime::follow::Follower;
@@ -176,6 +176,7 @@ impl Coordinator {
                 changed = view.changed() => if changed.is_err() { return },
             }
             let known = view.borrow_and_update().clone();
+            let keys = self.keys();
             let mut due = Vec::new();
             for group in groups.shards() {
                 let Some(term) = group.leadership().borrow().leading else { continue };
@@ -183,7 +184,7 @@ impl Coordinator {
                 if *led != term {
                     (*led, *since) = (term, Instant::now());
                 }
-                let Some(step) = next_step(group, &known) else { continue };
+                let Some(step) = next_step(group, &known, &keys) else { continue };
                 if let Step::HandOver(_) = step {
                     if since.elapsed() < STEADY {
                         continue;
@@ -197,24 +198,29 @@ impl Coordinator {
             }
             // What this node knows may be old, and a step to where a shard was would undo one to where it is.
             let Ok(now) = self.ask(Command::Get).await else { continue };
-            due.retain(|(group, step)| next_step(group, &now).as_ref() == Some(step));
-            futures::future::join_all(due.into_iter().map(|(group, step)| take(group, step, &now))).await;
+            due.retain(|(group, step)| next_step(group, &now, &keys).as_ref() == Some(step));
+            futures::future::join_all(due.into_iter().map(|(group, step)| take(group, step, &now, &keys))).await;
         }
     }
 }
 
-fn next_step(group: &ShardGroup, view: &View) -> Option<Step> {
+type Keys = BTreeMap<u64, [u8; 32]>;
+
+fn next_step(group: &ShardGroup, view: &View, keys: &Keys) -> Option<Step> {
     let wanted = view.placement.get(&group.shard())?;
-    step(&group.standing()?, wanted)
+    // Who is a member again under an id has another key, which this node may not have heard of yet; it is named anew then.
+    step(&group.standing(keys)?, wanted)
 }
 
-async fn take(group: &ShardGroup, step: Step, view: &View) {
+async fn take(group: &ShardGroup, step: Step, view: &View, keys: &Keys) {
     tracing::info!(shard = %group.shard(), ?step, "a step of a shard's group");
-    let address = match &step {
-        Step::AddLearner(node) => view.members.get(node).map(|known| known.member.address.clone()),
+    let member = match &step {
+        Step::AddLearner(node) | Step::Name(node) => {
+            view.members.get(node).map(|known| naming::named(&known.member.address, keys.get(node)))
+        }
         _ => None,
     };
-    if let Err(error) = group.take(&step, &address.unwrap_or_default()).await {
+    if let Err(error) = group.take(&step, &member.unwrap_or_default()).await {
         tracing::warn!(%error, "a step of a shard's group is put off");
     }
 }

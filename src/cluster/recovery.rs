@@ -143,7 +143,7 @@ pub async fn recover(
     let nodes = survivors.iter().map(|survivor| survivor.formation.node).collect();
     let aftermath = Aftermath { cluster, until: remains.until, floors };
     let begun = Beginning { from: lost.cluster, cause: Cause::LostMajority { nodes }, aftermath };
-    adopt(dir, &Formation { node: founder.node, shards: founder.shards, cluster, founder: true })?;
+    adopt(dir, &Formation { node: founder.node, shards: founder.shards, cluster, founder: true, named: false })?;
     beginning::finish(dir, &Pending { beginning: begun, erasures: remains.erasures.into_iter().collect() })?;
     for survivor in survivors {
         survivor.store.close()?;

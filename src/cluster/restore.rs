@@ -101,7 +101,7 @@ pub async fn restore(data_dir: &DataDir, founder: &Founder, source: Source<'_>) 
     let floors = headers.iter().map(|(shard, header)| (*shard, header.next_outbox)).collect();
     let cause = Cause::Backup { id: manifest.id.clone(), taken_at: manifest.taken_at };
     let begun = Beginning { from, cause, aftermath: Aftermath { cluster, until, floors } };
-    adopt(dir, &Formation { node: founder.node, shards: manifest.shards, cluster, founder: true })?;
+    adopt(dir, &Formation { node: founder.node, shards: manifest.shards, cluster, founder: true, named: false })?;
     beginning::finish(dir, &Pending { beginning: begun, erasures: erasures.into_iter().collect() })?;
     Ok(Restored { cluster, shards: manifest.shards })
 }

@@ -110,7 +110,7 @@ pub async fn join(data_dir: &Path, settings: JoinSettings<'_>) -> Result<Joined,
     }
     key.keep(&certificate, &authority)?;
     remember_members(data_dir, &with_own(members, settings.node, settings.address)).map_err(JoinError::Members)?;
-    let formation = Formation { node: settings.node, shards, cluster, founder: false };
+    let formation = Formation { node: settings.node, shards, cluster, founder: false, named: true };
     Ok(Joined { formation, secrets: Zeroizing::new(secrets) })
 }
 

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{REQUEST_BYTES, Reply, Request, token};
-use crate::cluster::link::{Authority, Link, Stranger};
+use crate::cluster::link::{Authority, Link, Stranger, sha256};
 
 /// Joiners heard at once.
 const AT_ONCE: usize = 16;
@@ -121,8 +121,7 @@ async fn decide(
     let Ok(certificate) = authority.issue(request.node, &request.key) else {
         return Reply::Refused(Refused::Invalid);
     };
-    let mut key = [0; 32];
-    key.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, &request.key).as_ref());
+    let key = sha256(&request.key);
     let applicant = Applicant {
         token_hash: token::hash(&request.secret),
         node: request.node,

@@ -118,14 +118,18 @@ pub(super) fn member_name(cluster: &ClusterId) -> String {
 /// SHA-256 of a certificate.
 #[must_use]
 pub fn fingerprint(certificate: &CertificateDer<'_>) -> [u8; 32] {
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(digest(&SHA256, certificate).as_ref());
-    bytes
+    sha256(certificate)
+}
+
+pub(in crate::cluster) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    hash
 }
 
 fn serial(public_key: &[u8]) -> SerialNumber {
     // 16 bytes with the top bit clear: a positive INTEGER of at most 20 octets (RFC 5280 §4.1.2.2).
-    let mut bytes = digest(&SHA256, public_key).as_ref()[..16].to_vec();
+    let mut bytes = sha256(public_key)[..16].to_vec();
     bytes[0] &= 0x7f;
     SerialNumber::from(bytes)
 }
@@ -192,6 +196,12 @@ impl NodeKey {
     #[must_use]
     pub fn public_key(&self) -> Vec<u8> {
         self.key.public_key_raw().to_vec()
+    }
+
+    /// SHA-256 of the public key, by which the members know the node.
+    #[must_use]
+    pub fn hash(&self) -> [u8; 32] {
+        sha256(self.key.public_key_raw())
     }
 
     /// Keeps what the authority issued.

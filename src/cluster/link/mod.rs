@@ -38,6 +38,7 @@ use self::tls::Tls;
 
 pub(in crate::cluster) use self::dial::{Joining, dial_member, is_member};
 pub use self::hello::{Lane, Rejection};
+pub(in crate::cluster) use self::identity::sha256;
 pub use self::identity::{Authority, ClusterId, Identity, IdentityError, NodeKey, fingerprint};
 pub use self::peers::PeerStatus;
 pub(in crate::cluster) use self::peers::remember as remember_members;

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use ::ring::digest::{SHA256, digest};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls13_signature};
@@ -17,7 +16,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::identity::{ClusterId, ED25519_BYTES, Identity, fingerprint, member_name, node_name};
+use super::identity::{ClusterId, ED25519_BYTES, Identity, fingerprint, member_name, node_name, sha256};
 use super::stream::{Io, StreamError};
 
 /// The TLS side of a member.
@@ -86,9 +85,7 @@ pub(super) type KeyHash = [u8; 32];
 pub(super) fn key_of(certificate: &CertificateDer<'_>) -> Option<KeyHash> {
     let parsed = ParsedCertificate::try_from(certificate).ok()?;
     let info = parsed.subject_public_key_info();
-    let mut hash = KeyHash::default();
-    hash.copy_from_slice(digest(&SHA256, info.last_chunk::<ED25519_BYTES>()?).as_ref());
-    Some(hash)
+    Some(sha256(info.last_chunk::<ED25519_BYTES>()?))
 }
 
 /// Connects to a member of a cluster of which only the authority's fingerprint is known.

@@ -14,7 +14,7 @@ const FILE: &str = "cluster.json";
 const COPY: &str = "cluster.copy.json";
 /// What is in a data directory only after it was formed.
 const LATER: [&str; 3] = ["wal", "state", "snapshots"];
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// Whether a cluster was formed in this data directory, or joined from it, before.
 #[must_use]
@@ -60,9 +60,12 @@ pub struct Formation {
     pub cluster: ClusterId,
     /// Whether the cluster was formed here; otherwise this node joined it.
     pub founder: bool,
+    /// Whether memberships must name this node by its key ([`naming`](super::naming)): of all who joined since they do.
+    pub named: bool,
 }
 
-/// The file. Version 1 had no cluster id: no other node could join it yet. Versions 1 and 2 had no checksum.
+/// The file. Version 1 had no cluster id: no other node could join it yet. Versions 1 and 2 had no checksum, and up to
+/// version 3 nobody was named by a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
@@ -73,6 +76,8 @@ struct Stored {
     cluster: String,
     #[serde(default)]
     joined: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    named: bool,
     /// CRC-32C of the others.
     #[serde(default)]
     checksum: u32,
@@ -80,8 +85,9 @@ struct Stored {
 
 impl Stored {
     fn sum(&self) -> u32 {
-        let Self { version, node, shards, cluster, joined, .. } = self;
-        crc32c::crc32c(format!("{version} {node} {shards} {cluster} {joined}").as_bytes())
+        let Self { version, node, shards, cluster, joined, named, .. } = self;
+        let named = if *named { " named" } else { "" };
+        crc32c::crc32c(format!("{version} {node} {shards} {cluster} {joined}{named}").as_bytes())
     }
 }
 
@@ -108,7 +114,7 @@ pub fn form(data_dir: &Path, node: u64, shards: u16) -> Result<Formation, Format
         return Ok(known);
     }
     let cluster = crate::actors::runtime::entropy().first_chunk().copied().unwrap_or_default();
-    let formation = Formation { node, shards, cluster, founder: true };
+    let formation = Formation { node, shards, cluster, founder: true, named: false };
     adopt(data_dir, &formation)?;
     Ok(formation)
 }
@@ -118,10 +124,12 @@ pub fn form(data_dir: &Path, node: u64, shards: u16) -> Result<Formation, Format
 /// # Errors
 /// [`FormationError`] when it cannot be read.
 pub fn formed(data_dir: &Path) -> Result<Option<Formation>, FormationError> {
-    let Some(Stored { version: 2.., node, shards, cluster, joined, .. }) = read(data_dir)? else { return Ok(None) };
+    let Some(Stored { version: 2.., node, shards, cluster, joined, named, .. }) = read(data_dir)? else {
+        return Ok(None);
+    };
     let mut id = ClusterId::default();
     hex::decode_to_slice(&cluster, &mut id).map_err(|_| FormationError::Cluster)?;
-    Ok(Some(Formation { node, shards, cluster: id, founder: !joined }))
+    Ok(Some(Formation { node, shards, cluster: id, founder: !joined, named }))
 }
 
 /// The number of data shards of the cluster that this directory joined; `None` when it founded one, or is new.
@@ -137,9 +145,9 @@ pub fn joined_shards(data_dir: &Path) -> Result<Option<u16>, FormationError> {
 /// # Errors
 /// [`FormationError::Io`].
 pub fn adopt(data_dir: &Path, formation: &Formation) -> Result<(), FormationError> {
-    let Formation { node, shards, cluster, founder } = *formation;
+    let Formation { node, shards, cluster, founder, named } = *formation;
     let cluster = hex::encode(cluster);
-    let stored = Stored { version: VERSION, node, shards, cluster, joined: !founder, checksum: 0 };
+    let stored = Stored { version: VERSION, node, shards, cluster, joined: !founder, named, checksum: 0 };
     let stored = Stored { checksum: stored.sum(), ..stored };
     for name in [FILE, COPY] {
         write(data_dir, name, &stored)?;
@@ -213,7 +221,7 @@ mod tests {
         let formed = form(dir.path(), 1, 8).unwrap();
         assert!(formed.cluster != ClusterId::default() && formed.founder);
         assert_eq!(form(dir.path(), 1, 8).unwrap(), formed);
-        let joined = Formation { founder: false, ..formed };
+        let joined = Formation { founder: false, named: true, ..formed };
         adopt(dir.path(), &joined).unwrap();
         assert_eq!(form(dir.path(), 1, 8).unwrap(), joined);
     }
@@ -245,7 +253,7 @@ mod tests {
         let text =
             br#"{"version": 2, "node": 1, "shards": 8, "cluster": "07070707070707070707070707070707", "joined": true}"#;
         fs::write(dir.path().join(FILE), text).unwrap();
-        let formation = Formation { node: 1, shards: 8, cluster: [7; 16], founder: false };
+        let formation = Formation { node: 1, shards: 8, cluster: [7; 16], founder: false, named: false };
         assert_eq!(form(dir.path(), 1, 8).unwrap(), formation);
         fs::remove_file(dir.path().join(FILE)).unwrap();
         assert_eq!(form(dir.path(), 1, 8).unwrap(), formation);

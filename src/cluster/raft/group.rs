@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::cut::Cuts;
 use super::leadership;
-use super::membership::listed;
-use super::network::Network;
+use super::membership::decided;
+use super::network::{Network, Voting};
 use super::proposer::{Queue, Raft};
-use super::{GroupSettings, RaftGroupError};
+use super::{GroupSettings, RaftGroupError, naming};
 use crate::actors::runtime::log::{Completion, CutId, Leadership, LogError, LogStatus, Replica, ShardLog};
 use crate::kernel::{Op, ShardId, fail_point};
 use crate::storage::state::{LogPosition, ShardMachine, ShardState};
@@ -68,17 +68,20 @@ impl ShardGroup {
             .await
             .map_err(|error| failed("cannot start", error.to_string()))?;
         let formed = raft.is_initialized().await.map_err(|error| failed("cannot start", error.to_string()))?;
-        let only = formed && raft.voter_ids().eq([node]);
+        let own = settings.key.as_ref().map(naming::name_of);
+        let named = naming::means(&raft.metrics().borrow_watched(), own.as_deref());
+        let only = formed && named && raft.voter_ids().eq([node]);
         let stop = CancellationToken::new();
         // Before it ended, this node may have promised a leader not to vote for another for as long as a lease.
         let promised = if formed && !only { lease } else { Duration::ZERO };
-        network.register(shard, raft.clone(), machine.clone(), promised);
-        let electing = tokio::spawn(stand(raft.clone(), promised, stop.clone()));
+        network.register(shard, raft.clone(), machine.clone(), Voting { promised, own: own.clone() });
+        let electing = tokio::spawn(stand(raft.clone(), Voting { promised, own }, stop.clone()));
         if only {
             // The only voter need not wait for an election time-out.
             raft.trigger().elect(false).await.map_err(|error| failed("cannot elect", error.to_string()))?;
         }
         if !formed && settings.founder {
+            // Who forms a cluster had no earlier life in it.
             let members = std::collections::BTreeMap::from([(node, BasicNode::new(settings.address.clone()))]);
             raft.initialize(members).await.map_err(|error| failed("cannot be formed", error.to_string()))?;
         }
@@ -201,9 +204,14 @@ impl ShardGroup {
     }
 }
 
-/// Lets the group stand for election once no promise of an earlier process can hold any more.
-async fn stand(raft: Raft, promised: Duration, stop: CancellationToken) {
-    if stop.run_until_cancelled(tokio::time::sleep(promised)).await.is_some() {
+/// Lets the group stand for election once no promise of an earlier process can hold any more, and its log names this node.
+async fn stand(raft: Raft, voting: Voting, stop: CancellationToken) {
+    let means = |metrics: &RaftMetrics<TypeConfig>| naming::means(metrics, voting.own.as_deref());
+    let may = async {
+        tokio::time::sleep(voting.promised).await;
+        raft.wait(None).metrics(means, "the log names this node").await.is_ok()
+    };
+    if stop.run_until_cancelled(may).await == Some(true) {
         raft.runtime_config().elect(true);
     }
 }
@@ -276,10 +284,8 @@ impl ShardLog for ShardGroup {
     fn status(&self) -> LogStatus {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let membership = metrics.membership_config.membership();
         let own = metrics.last_log_index;
-        let members = listed(membership.get_joint_config(), membership.learner_ids());
-        let replicas = members.into_iter().map(|(node, voter)| Replica {
+        let replicas = decided(&metrics).into_iter().map(|(node, voter)| Replica {
             node,
             voter,
             matched: if node == metrics.id {

@@ -4,15 +4,16 @@
 //! should not hands over to a voter that has the log. [`step`] is a pure function of how the group stands, so whoever
 //! leads next goes on wherever the last one stopped.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
-use openraft::{BasicNode, ChangeMembers, Instant as _};
+use openraft::{BasicNode, ChangeMembers, Instant as _, RaftMetrics};
 
-use super::{RaftGroupError, ShardGroup};
+use super::{RaftGroupError, ShardGroup, naming};
 use crate::actors::members::Replicas;
 use crate::actors::runtime::log::ShardLog;
+use crate::storage::types::TypeConfig;
 
 /// Entries that a copy may lack and still count as having the log: what is on its way.
 const LAG: u64 = 256;
@@ -32,6 +33,8 @@ pub struct Standing {
     pub current: BTreeSet<u64>,
     /// The voters to which a change was begun; until it is over they decide together with those before.
     pub incoming: Option<BTreeSet<u64>>,
+    /// Members that are not named by the keys they joined with.
+    pub unnamed: BTreeSet<u64>,
 }
 
 /// What a leader does next.
@@ -39,6 +42,8 @@ pub struct Standing {
 pub enum Step {
     /// Send the log to a new member.
     AddLearner(u64),
+    /// Name a member by the key it joined with.
+    Name(u64),
     /// Change who votes; who loses the vote leaves the group.
     SetVoters(BTreeSet<u64>),
     /// Forget a copy without a vote.
@@ -58,6 +63,11 @@ pub fn step(standing: &Standing, wanted: &Replicas) -> Option<Step> {
     let missing = wanted.voters.union(&wanted.learners).find(|node| !held.contains(node));
     if let Some(node) = missing {
         return Some(Step::AddLearner(*node));
+    }
+    // Before it gets a vote: it makes no use of one until its log names it.
+    let stays = |node: &&u64| wanted.voters.contains(node) || wanted.learners.contains(node);
+    if let Some(node) = standing.unnamed.iter().find(stays) {
+        return Some(Step::Name(*node));
     }
     if standing.voters != wanted.voters {
         let joining = wanted.voters.difference(&standing.voters);
@@ -89,6 +99,16 @@ pub fn listed(sets: &[BTreeSet<u64>], learners: impl Iterator<Item = u64>) -> BT
     voters.iter().map(|node| (*node, true)).chain(without).collect()
 }
 
+/// The members as they are decided: while a change of them is not, each is listed with a vote and without.
+pub(super) fn decided(metrics: &RaftMetrics<TypeConfig>) -> BTreeSet<(u64, bool)> {
+    let members = metrics.membership_config.membership();
+    let mut sets = members.get_joint_config().clone();
+    if metrics.membership_config.log_id().as_ref() > metrics.last_applied.as_ref() {
+        sets.push(BTreeSet::new());
+    }
+    listed(&sets, members.learner_ids())
+}
+
 /// The change of votes, once most of those who will have one have the log: a group whose majority is dead could neither
 /// end the change nor decide anything again.
 fn set_voters(standing: &Standing, voters: &BTreeSet<u64>) -> Option<Step> {
@@ -103,9 +123,9 @@ fn with_leader(standing: &Standing, voters: &BTreeSet<u64>) -> BTreeSet<u64> {
 }
 
 impl ShardGroup {
-    /// How the group stands; `None` while this node does not lead it.
+    /// How the group stands, whose members joined with these keys; `None` while this node does not lead it.
     #[must_use]
-    pub fn standing(&self) -> Option<Standing> {
+    pub fn standing(&self, keys: &BTreeMap<u64, [u8; 32]>) -> Option<Standing> {
         self.leadership().borrow().leading?;
         let metrics = self.raft().metrics();
         let metrics = metrics.borrow_watched();
@@ -116,16 +136,22 @@ impl ShardGroup {
         let matched = metrics.replication.as_ref()?;
         let heard = metrics.heartbeat.as_ref()?;
         let alive = |node: &u64| heard.get(node).is_some_and(|at| at.is_some_and(|at| at.elapsed() < self.silence()));
-        let has_log = |node: &u64| matched.get(node).copied().flatten().is_some_and(|at| at.index + LAG >= last);
+        // The entry that made it a member must not be among what it lacks.
+        let least = metrics.membership_config.log_id().map_or(0, |at| at.index).max(last.saturating_sub(LAG));
+        let has_log = |node: &u64| matched.get(node).copied().flatten().is_some_and(|at| at.index >= least);
         let nodes = members.nodes().map(|(node, _)| *node);
         let current = nodes.filter(|node| *node == metrics.id || (alive(node) && has_log(node))).collect();
         let incoming = members.get_joint_config().get(1).cloned();
-        Some(Standing { own: metrics.id, voters, learners, current, incoming })
+        let is_named = |id: &u64, node: &BasicNode| {
+            keys.get(id).is_none_or(|joined| naming::key(&node.addr) == Some(&naming::name_of(joined)))
+        };
+        let unnamed = members.nodes().filter(|(id, node)| !is_named(id, node)).map(|(id, _)| *id).collect();
+        Some(Standing { own: metrics.id, voters, learners, current, incoming, unnamed })
     }
 
     /// Lets another voter lead that has the log, and waits until this node does not; there may be none.
     pub(super) async fn hand_over(&self) {
-        let Some(standing) = self.standing() else { return };
+        let Some(standing) = self.standing(&BTreeMap::new()) else { return };
         let able = |node: &u64| *node != standing.own && standing.current.contains(node);
         let Some(to) = standing.voters.iter().copied().find(able) else { return };
         let mut leadership = self.leadership();
@@ -137,18 +163,23 @@ impl ShardGroup {
         let _ = tokio::time::timeout(HAND_OVER, gone).await;
     }
 
-    /// Takes one step; `address` is that of the member it is about.
+    /// Takes one step; `member` is the address and the name of whom it is about.
     ///
     /// # Errors
     /// [`RaftGroupError::Group`] when it was refused or does not end in time; the next step is found out anew.
-    pub async fn take(&self, step: &Step, address: &str) -> Result<(), RaftGroupError> {
+    pub async fn take(&self, step: &Step, member: &str) -> Result<(), RaftGroupError> {
         let raft = self.raft();
         let taken = async {
             let failed = |error: String| Err(error);
             match step {
                 Step::AddLearner(node) => {
-                    let added = raft.add_learner(*node, BasicNode::new(address), false).await;
+                    let added = raft.add_learner(*node, BasicNode::new(member), false).await;
                     added.map(|_| ()).or_else(|error| failed(error.to_string()))
+                }
+                Step::Name(node) => {
+                    let change = ChangeMembers::SetNodes(BTreeMap::from([(*node, BasicNode::new(member))]));
+                    let changed = raft.change_membership(change, false).await;
+                    changed.map(|_| ()).or_else(|error| failed(error.to_string()))
                 }
                 Step::SetVoters(voters) => {
                     let changed = raft.change_membership(voters.clone(), false).await;

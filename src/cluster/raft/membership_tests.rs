@@ -10,7 +10,7 @@ fn set(nodes: &[u64]) -> BTreeSet<u64> {
 
 fn standing(own: u64, voters: &[u64], learners: &[u64]) -> Standing {
     let current = voters.iter().chain(learners).copied().collect();
-    Standing { own, voters: set(voters), learners: set(learners), current, incoming: None }
+    Standing { own, voters: set(voters), learners: set(learners), current, incoming: None, unnamed: BTreeSet::new() }
 }
 
 fn wanted(voters: &[u64], learners: &[u64], leader: u64) -> Replicas {
@@ -26,6 +26,18 @@ fn a_voter_is_a_learner_first_and_waits_until_it_has_the_log() {
     learning.current.remove(&2);
     assert_eq!(step(&learning, &grown), None, "it lacks the log");
     assert_eq!(step(&standing(1, &[1, 2], &[]), &grown), None, "it is done");
+}
+
+#[test]
+fn a_member_is_named_by_its_key_before_it_gets_a_vote() {
+    let grown = wanted(&[1, 2], &[], 1);
+    let mut learning = standing(1, &[1], &[2]);
+    learning.unnamed.insert(2);
+    assert_eq!(step(&learning, &grown), Some(Step::Name(2)));
+    let mut voting = standing(1, &[1, 2], &[]);
+    voting.unnamed.insert(2);
+    assert_eq!(step(&voting, &grown), Some(Step::Name(2)), "also one that has a vote since before there were names");
+    assert_eq!(step(&voting, &wanted(&[1], &[], 1)), Some(Step::SetVoters(set(&[1]))), "who goes needs no name");
 }
 
 #[test]
@@ -84,6 +96,7 @@ proptest! {
             let Some(step) = step(&now, &wanted) else { break };
             let before = now.voters.clone();
             match step {
+                Step::Name(node) => prop_assert!(now.unnamed.remove(&node)),
                 Step::AddLearner(node) => prop_assert!(now.learners.insert(node) && !before.contains(&node)),
                 Step::SetVoters(voters) => {
                     prop_assert!(voters.contains(&now.own), "a leader does not vote itself out");
@@ -103,6 +116,7 @@ proptest! {
         for _ in 0..40 {
             match step(&now, &wanted) {
                 None => break,
+                Some(Step::Name(node)) => drop(now.unnamed.remove(&node)),
                 Some(Step::AddLearner(node)) => drop(now.learners.insert(node)),
                 Some(Step::SetVoters(voters)) => {
                     now.learners.retain(|node| !voters.contains(node));

@@ -11,6 +11,7 @@ mod formation;
 mod group;
 mod leadership;
 pub mod membership;
+pub mod naming;
 mod network;
 pub mod planting;
 mod proposer;
@@ -43,6 +44,8 @@ pub struct GroupSettings {
     pub founder: bool,
     /// Where other nodes reach this one.
     pub address: String,
+    /// SHA-256 of the public key by which memberships name this node; none where they mean it by its id alone.
+    pub key: Option<[u8; 32]>,
     /// Data shards; fixed when the cluster is formed. The meta shard comes on top.
     pub shards: u16,
     pub heartbeat_ms: u64,
@@ -67,6 +70,7 @@ impl Default for GroupSettings {
             node_id: 1,
             founder: true,
             address: "127.0.0.1:8082".to_owned(),
+            key: None,
             shards: 8,
             heartbeat_ms: 200,
             election_ms: 400,

@@ -160,6 +160,21 @@ async fn concurrent_proposals_commit_in_order_and_survive_a_restart() {
 }
 
 #[tokio::test]
+async fn who_had_an_earlier_life_does_not_lead_because_its_log_begins_with_it_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let groups = start(dir.path(), settings()).await.unwrap();
+    assert!(groups.shard(DATA).unwrap().leadership().borrow().leading.is_some());
+    groups.shutdown().await.unwrap();
+    drop(groups);
+    // As the log of a member that was sent as much of it before it ended.
+    let again = GroupSettings { founder: false, key: Some([1; 32]), ..settings() };
+    let groups = start(dir.path(), again).await.unwrap();
+    assert_eq!(groups.shard(DATA).unwrap().leadership().borrow().leading, None);
+    groups.shutdown().await.unwrap();
+    drop(groups);
+}
+
+#[tokio::test]
 async fn a_full_queue_and_a_huge_operation_are_refused_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let groups = start(dir.path(), GroupSettings { queue_ops: 8, ..settings() }).await.unwrap();

@@ -46,7 +46,14 @@ impl Group {
     pub fn standing(&self, own: u64) -> Standing {
         let current = self.members().intersection(&self.has_log).copied().collect();
         let incoming = self.sets.get(1).cloned();
-        Standing { own, voters: self.voters(), learners: self.learners.clone(), current, incoming }
+        Standing {
+            own,
+            voters: self.voters(),
+            learners: self.learners.clone(),
+            current,
+            incoming,
+            unnamed: BTreeSet::new(),
+        }
     }
 
     pub fn status(&self) -> LogStatus {
@@ -58,6 +65,7 @@ impl Group {
     /// Begins a step; how many entries it puts into the log. A change of votes ends with [`Group::end_change`].
     pub fn take(&mut self, step: &Step) -> usize {
         match step {
+            Step::Name(node) => unreachable!("{node} is named when it is taken in"),
             Step::AddLearner(node) => {
                 assert!(!self.voters().contains(node) && self.learners.insert(*node), "taken in twice");
                 self.copies += 1;

@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
+use openraft::async_runtime::WatchReceiver;
 use openraft::raft::AppendEntriesRequest;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 use super::wire::{Call, Reply, Request};
 use super::{Group, Network};
 use crate::cluster::link::{Lane, Link, Sender, Wire};
+use crate::cluster::raft::naming;
 use crate::storage::types::{LogId, TypeConfig};
 
 /// Requests of one node under way, besides streams of appends.
@@ -90,6 +92,11 @@ async fn answer(sender: &Sender, id: u64, reply: &Reply) -> bool {
 async fn handle(group: &Group, call: Call) -> Reply {
     let raft = &group.raft;
     match call {
+        Call::PreVote(_) | Call::Vote(_) | Call::Transfer(_)
+            if !naming::means(&raft.metrics().borrow_watched(), group.own.as_deref()) =>
+        {
+            Reply::Failed("this replica lacks what its node may have confirmed before its disk was emptied".to_owned())
+        }
         Call::PreVote(request) | Call::Vote(request)
             if !request.leadership_transfer && Instant::now() < group.votes_from =>
         {

@@ -33,6 +33,7 @@ use self::lane::{LaneError, Peer};
 use self::wire::{Call, Reply};
 use super::proposer::Raft;
 use crate::cluster::link::{Lane, Link};
+use crate::cluster::raft::naming;
 use crate::kernel::ShardId;
 use crate::storage::state::{ShardMachine, SnapshotFile};
 use crate::storage::types::{TypeConfig, Vote};
@@ -62,6 +63,17 @@ struct Group {
     machine: ShardMachine,
     /// Votes may be asked for from then on.
     votes_from: Instant,
+    /// The name of the key by which the log must mean this node before it votes.
+    own: Option<String>,
+}
+
+/// What a replica must wait for before it votes or stands for election.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Voting {
+    /// How long a promise of an earlier process may bind it; until then it votes for nobody but whom its leader names.
+    pub promised: Duration,
+    /// The name of its key, by which its log must mean it; none when it is meant by its id alone.
+    pub own: Option<String>,
 }
 
 impl Network {
@@ -91,10 +103,9 @@ impl Network {
         ShardNetwork { network: self.clone(), shard: shard.0 }
     }
 
-    /// Lets other nodes reach a shard of this one, which may be bound by a promise for so long: until then it votes for
-    /// nobody but whom its leader names.
-    pub(super) fn register(&self, shard: ShardId, raft: Raft, machine: ShardMachine, promised: Duration) {
-        let group = Group { raft, machine, votes_from: Instant::now() + promised };
+    /// Lets other nodes reach a shard of this one.
+    pub(super) fn register(&self, shard: ShardId, raft: Raft, machine: ShardMachine, voting: Voting) {
+        let group = Group { raft, machine, votes_from: Instant::now() + voting.promised, own: voting.own };
         self.shared.groups.write().unwrap_or_else(PoisonError::into_inner).insert(shard.0, group);
     }
 
@@ -151,7 +162,7 @@ impl Replica {
     /// removed comes back.
     fn peer(&self) -> Option<Arc<Peer>> {
         let link = self.network.shared.link.as_ref()?;
-        link.learn(self.target, &self.address);
+        link.learn(self.target, naming::address(&self.address));
         Some(self.network.peer(link, self.target))
     }
 

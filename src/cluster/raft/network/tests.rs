@@ -4,16 +4,18 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use openraft::async_runtime::WatchReceiver;
-use openraft::{BasicNode, Config};
+use openraft::vote::RaftLeaderId;
+use openraft::{BasicNode, ChangeMembers, Config};
 use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::cluster::link::testing::{Proxy, Site, Way, introduce, until_within};
 use crate::cluster::raft::GroupSettings;
 use crate::cluster::raft::group::config;
+use crate::cluster::raft::membership;
 use crate::kernel::{Batch, Change, EntityId, Op, OpOutcome, Timestamp};
 use crate::storage::state::{StateOptions, StateStore, StoreOptions};
-use crate::storage::types::ShardCommand;
+use crate::storage::types::{LeaderId, LogId, ShardCommand};
 use crate::storage::wal::{Wal, WalOptions};
 
 const SHARD: ShardId = ShardId(1);
@@ -45,7 +47,7 @@ impl Node {
         let settings = GroupSettings { heartbeat_ms: 500, election_ms: 5000, ..GroupSettings::default() };
         let config: Arc<Config> = Arc::new(config(&settings).validate().unwrap());
         let raft = Raft::new(node, config, network.of(SHARD), wal.group(SHARD.0), machine.clone()).await.unwrap();
-        network.register(SHARD, raft.clone(), machine.clone(), Duration::ZERO);
+        network.register(SHARD, raft.clone(), machine.clone(), Voting::default());
         Self { link, network, raft, machine, _wal: wal }
     }
 
@@ -205,6 +207,66 @@ async fn a_replica_that_the_log_does_not_reach_gets_a_snapshot_which_resumes_whe
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_with_an_earlier_life_votes_once_its_log_names_it_by_its_key() {
+    let site = Site::new();
+    let (one, two) = (Node::start(&site, 1, u64::MAX).await, Node::start(&site, 2, u64::MAX).await);
+    introduce(&[&one.link, &two.link]);
+    let (earlier, own) = ([1; 32], [2; 32]);
+    let voting = Voting { own: Some(naming::name_of(&own)), ..Voting::default() };
+    two.network.register(SHARD, two.raft.clone(), two.machine.clone(), voting);
+    let address = two.link.address().to_string();
+    let mut replica = one.network.of(SHARD).new_client(2, &BasicNode::new(naming::named(&address, Some(&own)))).await;
+    until("they are connected", || one.link.is_connected(2)).await;
+    let option = || RPCOption::new(Duration::from_secs(5));
+    let last = LogId::new(LeaderId::new(7, 1).to_committed(), 1000);
+    let request = || VoteRequest { vote: Vote::new(7, 1), last_log_id: Some(last), leadership_transfer: false };
+    assert!(replica.vote(request(), option()).await.is_err(), "its log is empty");
+
+    one.raft.initialize(BTreeMap::from([(1, BasicNode::new("one"))])).await.unwrap();
+    until("node 1 leads", || one.leader() == Some(1) && one.applied() > 0).await;
+    add(&one, 2, naming::named(&address, Some(&earlier))).await;
+    write(&one, op("a", 0, 100)).await;
+    until("it has the log", || two.applied() == one.applied()).await;
+    assert!(replica.vote(request(), option()).await.is_err(), "its log names who had the id before");
+    assert!(replica.pre_vote(request(), option()).await.is_err());
+    let transfer = TransferLeaderRequest::new(Vote::new_committed(7, 1), 2, Some(last));
+    assert!(replica.transfer_leader(transfer, option()).await.is_err());
+
+    let renamed = BTreeMap::from([(2, BasicNode::new(naming::named(&address, Some(&own))))]);
+    one.raft.change_membership(ChangeMembers::SetNodes(renamed), false).await.unwrap();
+    until("it has the log", || two.applied() == one.applied()).await;
+    assert!(replica.vote(request(), option()).await.is_ok(), "its log names it");
+    for node in [one, two] {
+        node.raft.shutdown().await.unwrap();
+        node.link.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_members_is_not_taken_for_decided_before_it_is() {
+    let site = Site::new();
+    let (one, two) = (Node::start(&site, 1, u64::MAX).await, Node::start(&site, 2, u64::MAX).await);
+    introduce(&[&one.link, &two.link]);
+    let decided = || membership::decided(&one.raft.metrics().borrow_watched());
+    one.raft.initialize(BTreeMap::from([(1, BasicNode::new("one"))])).await.unwrap();
+    until("node 1 leads", || one.leader() == Some(1) && one.applied() > 0).await;
+    add(&one, 2, two.link.address().to_string()).await;
+    timeout(DEADLINE, one.raft.change_membership(BTreeSet::from([1, 2]), false)).await.expect("in time").unwrap();
+    until("it is decided", || decided() == BTreeSet::from([(1, true), (2, true)])).await;
+    two.link.shutdown().await;
+    let raft = one.raft.clone();
+    let changing = tokio::spawn(async move { raft.add_learner(3, BasicNode::new("three"), false).await.is_ok() });
+    until("the change is begun", || decided().contains(&(3, false))).await;
+    let both = [1, 2].map(|node| [(node, true), (node, false)]).concat();
+    assert_eq!(decided(), both.into_iter().chain([(3, false)]).collect(), "nobody has agreed to it");
+    changing.abort();
+    for node in [one, two] {
+        node.raft.shutdown().await.unwrap();
+        node.link.shutdown().await;
+    }
+}
+
 /// A leader believes for as long as a lease that no voter it heard has voted for another. A voter that restarts has
 /// forgotten whom it promised that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -218,12 +280,13 @@ async fn a_replica_that_may_be_bound_by_a_promise_votes_for_nobody() {
     let request =
         |term, transfer| VoteRequest { vote: Vote::new(term, 1), last_log_id: None, leadership_transfer: transfer };
     let promise = Duration::from_secs(3600);
-    two.network.register(SHARD, two.raft.clone(), two.machine.clone(), promise);
+    let bound = Voting { promised: promise, own: None };
+    two.network.register(SHARD, two.raft.clone(), two.machine.clone(), bound);
     assert!(replica.pre_vote(request(1, false), option()).await.is_err());
     assert!(replica.vote(request(1, false), option()).await.is_err());
     let named = replica.vote(request(1, true), option()).await.expect("an answer");
     assert!(named.vote_granted, "whom the leader names may be voted for: it makes no use of its lease any more");
-    two.network.register(SHARD, two.raft.clone(), two.machine.clone(), Duration::ZERO);
+    two.network.register(SHARD, two.raft.clone(), two.machine.clone(), Voting::default());
     assert!(replica.vote(request(2, false), option()).await.expect("an answer").vote_granted);
     for node in [one, two] {
         node.raft.shutdown().await.unwrap();
