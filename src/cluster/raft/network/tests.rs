@@ -235,7 +235,8 @@ async fn a_replica_with_an_earlier_life_votes_once_its_log_names_it_by_its_key()
 
     let renamed = BTreeMap::from([(2, BasicNode::new(naming::named(&address, Some(&own))))]);
     one.raft.change_membership(ChangeMembers::SetNodes(renamed), false).await.unwrap();
-    until("it has the log", || two.applied() == one.applied()).await;
+    let name = naming::name_of(&own);
+    until("its log names it", || naming::means(&two.raft.metrics().borrow_watched(), Some(&name))).await;
     assert!(replica.vote(request(), option()).await.is_ok(), "its log names it");
     for node in [one, two] {
         node.raft.shutdown().await.unwrap();
