@@ -12,6 +12,7 @@ use crate::node::Node;
 
 const WITHIN: Duration = Duration::from_secs(60);
 const TIMES: usize = 3;
+const TRIES: usize = 6;
 /// Longer than a change waits in memory before it is taken to the state store.
 const BEHIND_MS: u64 = 1500;
 
@@ -22,9 +23,18 @@ async fn who_was_away_comes_back_and_who_was_removed_does_not() {
     let mut away = cluster.nodes.remove(2);
     away.kill().await;
     cluster.join().await;
-    lead_meta(&cluster, 4).await;
-    away.start().await;
-    assert_eq!(meta_leader(&cluster.nodes[0]).await, 4, "it was led by the one that joined");
+    let mut tries = 0;
+    loop {
+        lead_meta(&cluster, 4).await;
+        away.start().await;
+        if meta_leader(&cluster.nodes[0]).await == 4 {
+            break;
+        }
+        // A slow start: the shard was led back to where it should be meanwhile, and this showed nothing.
+        tries += 1;
+        assert!(tries < TRIES, "the one that joined never led for as long as a start takes");
+        away.kill().await;
+    }
     cluster.nodes.push(away);
     cluster.settled().await;
 

@@ -214,8 +214,11 @@ impl Guests {
         self.pending = None;
         self.in_doubt = false;
         self.beginnings = 0;
+        // A code lapses as of when the phone was registered: the clock may have been read while it was being moved.
+        let issued =
+            if self.present().step == Step::AddPhone { answer.text_at("/created_at") } else { made_at.clone() };
         self.learn(&answer, &made_at);
-        self.since = made_at;
+        self.since = issued;
         floor.acknowledged();
         true
     }
