@@ -32,7 +32,7 @@ pub(super) struct Peer {
     node: u64,
     own: (u64, u64),
     next: AtomicU64,
-    /// Whether there is a session that takes envelopes.
+    /// Whether there is a session that takes envelopes. Changes with `waiting` locked, so that no call is left behind.
     up: AtomicBool,
     waiting: Mutex<HashMap<u64, Call>>,
     requests: mpsc::Sender<u64>,
@@ -83,16 +83,19 @@ impl Peer {
 
     pub async fn call(&self, shard: ShardId, request: Vec<u8>, deadline: Instant) -> Result<Vec<u8>, RemoteError> {
         let node = self.node;
-        if !self.up.load(Ordering::Acquire) {
-            return Err(RemoteError::Unreachable { node });
-        }
         if request.len() > REMOTE_BYTES || self.waiting_bytes.load(Ordering::Relaxed) > QUEUE_BYTES {
             return Err(Refusal::Overloaded.into());
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
-        self.waiting_bytes.fetch_add(request.len(), Ordering::Relaxed);
-        self.lock().insert(id, Call { request: Some((shard, request)), deadline, answer });
+        {
+            let mut waiting = self.lock();
+            if !self.up.load(Ordering::Acquire) {
+                return Err(RemoteError::Unreachable { node });
+            }
+            self.waiting_bytes.fetch_add(request.len(), Ordering::Relaxed);
+            waiting.insert(id, Call { request: Some((shard, request)), deadline, answer });
+        }
         let guard = GiveUp { id, peer: self };
         self.requests.try_send(id).map_err(|_| Refusal::Overloaded)?;
         match timeout_at(deadline, answered).await {
@@ -142,23 +145,11 @@ impl Peer {
         }
     }
 
-    /// Sends envelopes to the other node's router until `ended`; then everything that waits is told.
-    pub async fn run(self: &Arc<Self>, router: ActorRef<RouterMessage>, ended: &CancellationToken) {
-        let mut queues = self.queues.lock().await;
-        self.up.store(true, Ordering::Release);
-        let _ = ended.run_until_cancelled(self.send(&mut queues, router, ended)).await;
-        self.up.store(false, Ordering::Release);
-        while let Ok((item, _)) = queues.answers.try_recv() {
-            self.waiting_bytes.fetch_sub(item.bytes(), Ordering::Relaxed);
-        }
-        while queues.requests.try_recv().is_ok() {}
-        let calls: Vec<u64> = self.lock().keys().copied().collect();
-        for call in calls.into_iter().filter_map(|id| self.take(id)) {
-            let node = self.node;
-            let queued = call.request.is_some();
-            let error = if queued { RemoteError::Unreachable { node } } else { RemoteError::Lost { node } };
-            let _ = call.answer.send(Err(error));
-        }
+    /// Sends envelopes to the other node's router until `ended`, or until this is dropped; either way everything that
+    /// waits is told.
+    pub async fn run(&self, router: ActorRef<RouterMessage>, ended: &CancellationToken) {
+        let mut session = Session::begin(self).await;
+        let _ = ended.run_until_cancelled(self.send(&mut session.queues, router, ended)).await;
     }
 
     async fn send(&self, queues: &mut Queues, router: ActorRef<RouterMessage>, ended: &CancellationToken) {
@@ -252,6 +243,42 @@ impl Peer {
     }
 }
 
+/// Envelopes are taken as long as this is there; then who waits for an answer is told that none comes.
+struct Session<'a> {
+    peer: &'a Peer,
+    queues: tokio::sync::MutexGuard<'a, Queues>,
+}
+
+impl<'a> Session<'a> {
+    /// Waits for the end of the one before.
+    async fn begin(peer: &'a Peer) -> Self {
+        let queues = peer.queues.lock().await;
+        peer.up.store(true, Ordering::Release);
+        Self { peer, queues }
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        let Self { peer, queues } = self;
+        while let Ok((item, _)) = queues.answers.try_recv() {
+            peer.waiting_bytes.fetch_sub(item.bytes(), Ordering::Relaxed);
+        }
+        while queues.requests.try_recv().is_ok() {}
+        let calls: Vec<u64> = {
+            let waiting = peer.lock();
+            peer.up.store(false, Ordering::Release);
+            waiting.keys().copied().collect()
+        };
+        let node = peer.node;
+        for call in calls.into_iter().filter_map(|id| peer.take(id)) {
+            let queued = call.request.is_some();
+            let error = if queued { RemoteError::Unreachable { node } } else { RemoteError::Lost { node } };
+            let _ = call.answer.send(Err(error));
+        }
+    }
+}
+
 /// Forgets a call when its caller does.
 struct GiveUp<'a> {
     id: u64,
@@ -269,3 +296,7 @@ impl Drop for GiveUp<'_> {
         drop(self.peer.take(self.id));
     }
 }
+
+#[cfg(test)]
+#[path = "peer_tests.rs"]
+mod tests;
