@@ -24,7 +24,9 @@ use tokio_util::sync::CancellationToken;
 use self::members::Between;
 use crate::cluster::beginning::is_unfinished;
 use crate::cluster::link::{Identity, Link, LinkSettings, NodeKey};
-use crate::cluster::raft::{Formation, GroupSettings, Groups, Network, form, is_formed, joined_shards};
+use crate::cluster::raft::{
+    Formation, GroupSettings, Groups, Network, form, is_formed, joined_shards, must_have_log, note_log,
+};
 use crate::providers::keys::{FileKeys, KeyWrapper};
 use crate::settings::Settings;
 use crate::storage::data_dir::DataDir;
@@ -159,7 +161,9 @@ async fn open_groups(settings: &Settings, network: Network, formation: Formation
         },
     };
     let opened = tokio::task::spawn_blocking(move || {
+        must_have_log(&dir).map_err(failed("the write-ahead log"))?;
         let (wal, recovered) = Wal::open(&dir.join("wal"), wal).map_err(failed("the write-ahead log"))?;
+        note_log(&dir).map_err(failed("the write-ahead log"))?;
         tracing::info!(?recovered, "the write-ahead log is open");
         let store = StateStore::open(&dir, store).map_err(failed("the state store"))?;
         Ok((wal, store))

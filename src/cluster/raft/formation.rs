@@ -12,8 +12,11 @@ use crate::kernel::fail_point;
 
 const FILE: &str = "cluster.json";
 const COPY: &str = "cluster.copy.json";
+/// There from the moment on that the log is; empty.
+const STARTED: &str = "started";
+const LOG: &str = "wal";
 /// What is in a data directory only after it was formed.
-const LATER: [&str; 3] = ["wal", "state", "snapshots"];
+const LATER: [&str; 4] = [LOG, "state", "snapshots", STARTED];
 const VERSION: u32 = 4;
 
 /// Whether a cluster was formed in this data directory, or joined from it, before.
@@ -46,6 +49,12 @@ pub enum FormationError {
          them from a backup"
     )]
     Lost { path: PathBuf, why: String },
+    #[error(
+        "{path} holds no segment of the log, but this node was started before. Lost with it: whatever this node alone has, \
+         and what it confirmed to others. Remedy: restore the directory; or, where other nodes have the shards, remove this \
+         node from the cluster and let it join again with an empty data directory; or restore a backup"
+    )]
+    LogGone { path: PathBuf },
     #[error("{FILE} holds no cluster id of 32 hexadecimal digits")]
     Cluster,
     #[error("{FILE} cannot be written")]
@@ -152,6 +161,36 @@ pub fn adopt(data_dir: &Path, formation: &Formation) -> Result<(), FormationErro
     for name in [FILE, COPY] {
         write(data_dir, name, &stored)?;
         fail_point::reach("formation.adopted");
+    }
+    Ok(())
+}
+
+/// That a node which was started before has a log: without one it would begin anew, under an id that confirmed entries
+/// and votes to others.
+///
+/// # Errors
+/// [`FormationError::LogGone`] when it has none.
+pub fn must_have_log(data_dir: &Path) -> Result<(), FormationError> {
+    let path = data_dir.join(LOG);
+    let has_log = || match fs::read_dir(&path) {
+        Ok(mut files) => {
+            files.any(|file| file.is_ok_and(|file| file.path().extension().is_some_and(|name| name == "wal")))
+        }
+        Err(_) => false,
+    };
+    if data_dir.join(STARTED).exists() && !has_log() { Err(FormationError::LogGone { path }) } else { Ok(()) }
+}
+
+/// Notes, durably, that there is a log from now on.
+///
+/// # Errors
+/// [`FormationError::Io`].
+pub fn note_log(data_dir: &Path) -> Result<(), FormationError> {
+    let path = data_dir.join(STARTED);
+    if !path.exists() {
+        File::create(path)?.sync_all()?;
+        File::open(data_dir)?.sync_all()?;
+        fail_point::reach("formation.started");
     }
     Ok(())
 }

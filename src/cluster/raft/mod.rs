@@ -32,7 +32,9 @@ use tokio_util::sync::CancellationToken;
 use crate::kernel::ShardId;
 use crate::storage::state::{ShardMachine, StateError, StateStore};
 use crate::storage::wal::Wal;
-pub use formation::{Formation, FormationError, SHARDS_LIMIT, adopt, form, formed, is_formed, joined_shards};
+pub use formation::{
+    Formation, FormationError, SHARDS_LIMIT, adopt, form, formed, is_formed, joined_shards, must_have_log, note_log,
+};
 pub use group::ShardGroup;
 pub use network::Network;
 

@@ -7,7 +7,7 @@
 use super::base::Base;
 use super::store::{Pause, Shared};
 use super::{ShardState, StateError, StateStore, database};
-use crate::kernel::ShardId;
+use crate::kernel::{ShardId, fail_point};
 
 /// For as long as it lives, the database is not exchanged for a copy that would lack the tree.
 struct Installing<'a> {
@@ -39,23 +39,30 @@ impl StateStore {
             (gate.db.clone(), database::generation(&gate.db, shard)? + 1)
         };
         let base = self.shared.base_at(database::empty_tree(&db, shard, generation)?);
+        fail_point::reach("install.begun");
         fill(&base)?;
         db.flush()?;
+        fail_point::reach("install.filled");
         let before = {
             let mut gate = self.shared.gate();
             let before = self.shared.base(&gate, shard)?;
             state.replace(|| {
                 // The last round is of the tree before.
                 gate.redo.clear()?;
+                fail_point::reach("install.without_redo");
                 database::set_generation(&gate.db, shard, generation)?;
                 gate.db.flush()?;
                 Ok(base.clone())
             })?;
             before
         };
+        fail_point::reach("install.exchanged");
         // Piece by piece: to drop it whole would hold up others.
         before.0.clear()?;
-        database::drop_tree(&db, shard, generation - 1)
+        fail_point::reach("install.cleared");
+        database::drop_tree(&db, shard, generation - 1)?;
+        fail_point::reach("install.ended");
+        Ok(())
     }
 }
 

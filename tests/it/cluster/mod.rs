@@ -27,6 +27,8 @@ mod rotation;
 mod sales;
 #[cfg(all(feature = "failpoints", feature = "peers"))]
 mod silence;
+#[cfg(all(feature = "failpoints", feature = "peers"))]
+mod snapshots;
 mod tour;
 #[cfg(all(feature = "failpoints", feature = "peers"))]
 mod upgrade;

@@ -22,7 +22,7 @@ use crate::person::{self, Person};
 /// What a damaged file of a kind may lead to, besides a node that serves what it served before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// Made anew at every start.
+    /// Made anew at every start, or empty: what counts is that it is there.
     Lock,
     /// Two files, of which one is enough.
     Formation,
@@ -50,7 +50,7 @@ impl Kind {
     pub fn of(path: &str) -> Option<Self> {
         let parts: Vec<&str> = path.split('/').collect();
         Some(match parts[..] {
-            ["LOCK"] => Self::Lock,
+            ["LOCK" | "started"] => Self::Lock,
             ["cluster.json" | "cluster.copy.json"] => Self::Formation,
             ["root.key"] => Self::RootKey,
             ["keyset"] => Self::Keyset,
@@ -265,11 +265,12 @@ async fn a_damaged_file_is_mended_or_named_and_never_believed() {
 
 /// What a first start passes, and how often before.
 #[cfg(feature = "failpoints")]
-pub const FIRST_START: [(&str, u64); 5] = [
+pub const FIRST_START: [(&str, u64); 6] = [
     ("keyset.written", 0),
     ("keyset.named", 0),
     ("wal.segment_made", 0),
     ("wal.segment_named", 0),
+    ("formation.started", 0),
     ("token.written", 0),
 ];
 
@@ -295,11 +296,12 @@ async fn lost_keys_and_a_lost_log_are_refused_and_not_replaced() {
     node.stop().await;
     let whole = node.data().with_file_name("whole");
     copy(&node.data(), &whole);
-    for lost in ["keyset", "root.key", "wal", "last segment", "both formations"] {
+    for lost in ["keyset", "root.key", "wal", "last segment", "log and state", "both formations"] {
         copy(&whole, &node.data());
         let data = node.data();
         let gone: Vec<PathBuf> = match lost {
             "last segment" => vec![files(&data.join("wal")).into_values().max().expect("a segment")],
+            "log and state" => ["wal", "state", "snapshots"].map(|name| data.join(name)).to_vec(),
             "both formations" => vec![data.join("cluster.json"), data.join("cluster.copy.json")],
             name => vec![data.join(name)],
         };
@@ -311,7 +313,7 @@ async fn lost_keys_and_a_lost_log_are_refused_and_not_replaced() {
         assert!(!node.comes_up().await, "{lost} is lost and it starts");
         let log = node.log();
         assert!(log.contains("emedy") || log.contains("restore"), "{lost}: {log}");
-        // Only the log begins a new segment before it is held against the state, which goes on refusing it.
+        // Only a log that lacks a part begins a new segment before it is held against the state, which goes on refusing it.
         assert!(!gone[0].exists() || gone[0].starts_with(data.join("wal")), "{lost} was made anew");
     }
     copy(&whole, &node.data());
