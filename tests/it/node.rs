@@ -149,14 +149,12 @@ impl Node {
     }
 
     /// What the node is called in its cluster.
-    #[cfg(all(feature = "failpoints", feature = "peers"))]
     pub fn id(&self) -> u64 {
         let set = self.environment.iter().find(|(name, _)| name == "CONSTRUCT__NODE__ID");
         set.map_or(1, |(_, id)| id.parse().expect("a number"))
     }
 
     /// Sets a key of the configuration from the next start on.
-    #[cfg(all(feature = "failpoints", feature = "peers"))]
     pub fn set(&mut self, key: &str, value: &str) {
         let name = variable(key);
         self.environment.retain(|(known, _)| *known != name);

@@ -122,6 +122,28 @@ fn with_leader(standing: &Standing, voters: &BTreeSet<u64>) -> BTreeSet<u64> {
     voters.iter().copied().chain([standing.own]).collect()
 }
 
+/// How a group stands whose leader reports this; a member that was not heard for `silence` does not answer.
+fn reported(metrics: &RaftMetrics<TypeConfig>, keys: &BTreeMap<u64, [u8; 32]>, silence: Duration) -> Option<Standing> {
+    let members = metrics.membership_config.membership();
+    let voters: BTreeSet<u64> = members.voter_ids().collect();
+    let learners = members.learner_ids().collect();
+    let last = metrics.last_log_index.unwrap_or(0);
+    let matched = metrics.replication.as_ref()?;
+    let heard = metrics.heartbeat.as_ref()?;
+    let alive = |node: &u64| heard.get(node).is_some_and(|at| at.is_some_and(|at| at.elapsed() < silence));
+    // The entry that made it a member must not be among what it lacks.
+    let least = metrics.membership_config.log_id().map_or(0, |at| at.index).max(last.saturating_sub(LAG));
+    let has_log = |node: &u64| matched.get(node).copied().flatten().is_some_and(|at| at.index >= least);
+    let nodes = members.nodes().map(|(node, _)| *node);
+    let current = nodes.filter(|node| *node == metrics.id || (alive(node) && has_log(node))).collect();
+    let incoming = members.get_joint_config().get(1).cloned();
+    let is_named = |id: &u64, node: &BasicNode| {
+        keys.get(id).is_none_or(|joined| naming::key(&node.addr) == Some(&naming::name_of(joined)))
+    };
+    let unnamed = members.nodes().filter(|(id, node)| !is_named(id, node)).map(|(id, _)| *id).collect();
+    Some(Standing { own: metrics.id, voters, learners, current, incoming, unnamed })
+}
+
 impl ShardGroup {
     /// How the group stands, whose members joined with these keys; `None` while this node does not lead it.
     #[must_use]
@@ -129,24 +151,7 @@ impl ShardGroup {
         self.leadership().borrow().leading?;
         let metrics = self.raft().metrics();
         let metrics = metrics.borrow_watched();
-        let members = metrics.membership_config.membership();
-        let voters: BTreeSet<u64> = members.voter_ids().collect();
-        let learners = members.learner_ids().collect();
-        let last = metrics.last_log_index.unwrap_or(0);
-        let matched = metrics.replication.as_ref()?;
-        let heard = metrics.heartbeat.as_ref()?;
-        let alive = |node: &u64| heard.get(node).is_some_and(|at| at.is_some_and(|at| at.elapsed() < self.silence()));
-        // The entry that made it a member must not be among what it lacks.
-        let least = metrics.membership_config.log_id().map_or(0, |at| at.index).max(last.saturating_sub(LAG));
-        let has_log = |node: &u64| matched.get(node).copied().flatten().is_some_and(|at| at.index >= least);
-        let nodes = members.nodes().map(|(node, _)| *node);
-        let current = nodes.filter(|node| *node == metrics.id || (alive(node) && has_log(node))).collect();
-        let incoming = members.get_joint_config().get(1).cloned();
-        let is_named = |id: &u64, node: &BasicNode| {
-            keys.get(id).is_none_or(|joined| naming::key(&node.addr) == Some(&naming::name_of(joined)))
-        };
-        let unnamed = members.nodes().filter(|(id, node)| !is_named(id, node)).map(|(id, _)| *id).collect();
-        Some(Standing { own: metrics.id, voters, learners, current, incoming, unnamed })
+        reported(&metrics, keys, self.silence())
     }
 
     /// Lets another voter lead that has the log, and waits until this node does not; there may be none.

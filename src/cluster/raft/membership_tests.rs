@@ -1,8 +1,12 @@
 //! Steps taken one after the other, with any leader in between, always end where they should.
 
+use std::sync::Arc;
+
+use openraft::{Membership, StoredMembership};
 use proptest::prelude::*;
 
 use super::*;
+use crate::storage::types::{LeaderId, LogId};
 
 fn set(nodes: &[u64]) -> BTreeSet<u64> {
     nodes.iter().copied().collect()
@@ -15,6 +19,42 @@ fn standing(own: u64, voters: &[u64], learners: &[u64]) -> Standing {
 
 fn wanted(voters: &[u64], learners: &[u64], leader: u64) -> Replicas {
     Replicas { voters: set(voters), learners: set(learners), leader: Some(leader) }
+}
+
+fn at(index: u64) -> LogId {
+    use openraft::vote::RaftLeaderId;
+    LogId::new(LeaderId::new(1, 1).to_committed(), index)
+}
+
+/// What a leader reports: node 1, since entry 5 in a group of three, of whom 2 has the log up to 4 and 3 up to 5.
+fn report() -> RaftMetrics<TypeConfig> {
+    let members: BTreeMap<u64, BasicNode> = (1..=3).map(|node| (node, BasicNode::new("127.0.0.1:1"))).collect();
+    let members = Membership::new(vec![set(&[1, 2, 3])], members).unwrap();
+    let mut report = RaftMetrics::<TypeConfig>::new_initial(1);
+    report.membership_config = Arc::new(StoredMembership::new(Some(at(5)), members));
+    (report.last_log_index, report.last_applied) = (Some(6), Some(at(5)));
+    report.replication = Some(BTreeMap::from([(2, Some(at(4))), (3, Some(at(5)))]));
+    let now = <TypeConfig as openraft::type_config::TypeConfigExt>::now();
+    report.heartbeat = Some(BTreeMap::from([(2, Some(now.into())), (3, Some(now.into()))]));
+    report
+}
+
+#[test]
+fn who_lacks_the_entry_that_made_it_a_member_is_not_counted_on() {
+    let silence = Duration::from_secs(60);
+    assert_eq!(reported(&report(), &BTreeMap::new(), silence).unwrap().current, set(&[1, 3]));
+    assert_eq!(reported(&report(), &BTreeMap::new(), Duration::ZERO).unwrap().current, set(&[1]), "nobody was heard");
+    let keys = BTreeMap::from([(3, [7; 32])]);
+    assert_eq!(reported(&report(), &keys, silence).unwrap().unnamed, set(&[3]), "it joined with a key");
+}
+
+#[test]
+fn a_change_that_is_not_decided_is_taken_for_neither() {
+    let mut report = report();
+    assert_eq!(decided(&report), BTreeSet::from([(1, true), (2, true), (3, true)]));
+    report.last_applied = Some(at(4));
+    let unsure = (1..=3).flat_map(|node| [(node, true), (node, false)]).collect();
+    assert_eq!(decided(&report), unsure);
 }
 
 #[test]

@@ -31,14 +31,10 @@ pub struct Proxy {
     between: Between,
 }
 
+#[cfg(all(feature = "failpoints", feature = "peers"))]
 impl Between {
     pub fn new() -> Self {
         Self { held: watch::Sender::new(BTreeSet::new()) }
-    }
-
-    pub async fn proxy(&self) -> Proxy {
-        let listener = TcpListener::bind((loopback(), 0)).await.expect("a free port");
-        Proxy { listener, between: self.clone() }
     }
 
     /// Holds what the first of each pair sends to the second, and lets everything else pass.
@@ -48,6 +44,13 @@ impl Between {
 
     pub fn heal(&self) {
         self.hold([]);
+    }
+}
+
+impl Between {
+    pub async fn proxy(&self) -> Proxy {
+        let listener = TcpListener::bind((loopback(), 0)).await.expect("a free port");
+        Proxy { listener, between: self.clone() }
     }
 
     async fn passes(&self, direction: Direction) {

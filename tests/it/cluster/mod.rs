@@ -33,7 +33,6 @@ mod tour;
 #[cfg(all(feature = "failpoints", feature = "peers"))]
 mod upgrade;
 
-use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -115,7 +114,8 @@ impl Cluster {
     }
 
     /// Where a node's bytes to other nodes come from.
-    fn address(&self, index: usize) -> IpAddr {
+    #[cfg(all(feature = "failpoints", feature = "peers"))]
+    fn address(&self, index: usize) -> std::net::IpAddr {
         self.nodes[index].cluster.ip()
     }
 
