@@ -294,9 +294,11 @@ impl Shared {
     /// The size of the database, if it is worth rewriting.
     fn grown(&self, gate: &Gate) -> Result<Option<u64>, StateError> {
         let bytes = bytes_of(&self.data_dir.join("state"))?;
+        if bytes <= self.options.compact_min_bytes.max(GROWN_AGAIN * gate.compacting.last_bytes) {
+            return Ok(None);
+        }
         let live = self.live_bytes()?;
-        let least = self.options.compact_min_bytes.max(GROWN * live).max(GROWN_AGAIN * gate.compacting.last_bytes);
-        if bytes <= least {
+        if bytes <= GROWN * live {
             return Ok(None);
         }
         let free = fs4::available_space(&self.data_dir)?;
