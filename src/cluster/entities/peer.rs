@@ -32,7 +32,7 @@ pub(super) struct Peer {
     node: u64,
     own: (u64, u64),
     next: AtomicU64,
-    /// Whether there is a session that takes envelopes. Changes with `waiting` locked, so that no call is left behind.
+    /// Whether there is a session that takes envelopes. Ends with `waiting` locked, so that no call is left behind.
     up: AtomicBool,
     waiting: Mutex<HashMap<u64, Call>>,
     requests: mpsc::Sender<u64>,
