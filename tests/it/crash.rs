@@ -194,6 +194,16 @@ async fn a_key_rotation_repeated_after_a_crash_keeps_the_signing_key() {
     Person::sign_up(&node, &Maildir::of(&node.data()), "ada@example.com", "consumer").await;
 }
 
+/// The taking in of another node's snapshot, played by `cluster::snapshots`.
+pub const INSTALL: [(&str, u64); 6] = [
+    ("install.begun", 0),
+    ("install.filled", 0),
+    ("install.without_redo", 0),
+    ("install.exchanged", 0),
+    ("install.cleared", 0),
+    ("install.ended", 0),
+];
+
 /// The names of all fail points in the sources.
 fn points_of(directory: &Path, found: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(directory).expect("a directory") {
@@ -216,6 +226,7 @@ fn every_fail_point_has_its_crash() {
         &COMMAND[..],
         &STORAGE,
         &PEOPLE,
+        &INSTALL,
         &crate::sms_crash::POINTS,
         &crate::backup::crashing::POINTS,
         &crate::disk::damage::FIRST_START,

@@ -8,20 +8,13 @@ use tokio::time::Instant;
 
 use super::Cluster;
 use super::damage::{lead_everything, people, picture, write};
+use crate::crash::INSTALL;
 use crate::disk::damage::files;
 use crate::load::{Dice, environment, seed};
 use crate::node::Plan;
 use crate::person::Person;
 
 const WITHIN: Duration = Duration::from_secs(60);
-const STEPS: [&str; 6] = [
-    "install.begun",
-    "install.filled",
-    "install.without_redo",
-    "install.exchanged",
-    "install.cleared",
-    "install.ended",
-];
 /// Newer snapshots after which no log is left from before the first of them.
 const SNAPSHOTS: usize = 3;
 
@@ -30,13 +23,13 @@ async fn who_dies_while_it_takes_in_a_snapshot_has_all_of_it_afterwards() {
     let plan = |_| Plan::sandbox().set("storage.snapshot_interval_seconds", "1").set("storage.snapshots_kept", "1");
     let mut cluster = Cluster::of(3, plan, None).await;
     let people = people(&cluster).await;
-    let first = usize::try_from(Dice(seed()).roll(STEPS.len() as u64)).expect("small");
+    let first = usize::try_from(Dice(seed()).roll(INSTALL.len() as u64)).expect("small");
     let steps = usize::try_from(environment("CONSTRUCT_TEST_STEPS", 2)).expect("small");
-    for step in STEPS.iter().cycle().skip(first).take(steps) {
+    for (step, before) in INSTALL.iter().cycle().skip(first).take(steps) {
         cluster.nodes[2].kill().await;
         log_is_gone(&cluster, &people).await;
         let expected = picture(&cluster.at(0), &people).await;
-        cluster.nodes[2].arm(step, 0);
+        cluster.nodes[2].arm(step, *before);
         cluster.nodes[2].spawn();
         cluster.nodes[2].aborted().await;
         cluster.nodes[2].disarm();
