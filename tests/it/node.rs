@@ -1,10 +1,12 @@
 //! A real node in a process of its own, on ports of its own, over a data directory that outlives `kill -9`.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -19,6 +21,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(30);
 const LOG_LINES_SHOWN: usize = 120;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
+static GIVEN: LazyLock<Mutex<HashSet<SocketAddr>>> = LazyLock::new(Mutex::default);
 
 /// What a node is started with: the sandbox defaults of the tests, and what a test sets on top.
 #[derive(Clone)]
@@ -124,10 +127,16 @@ pub fn loopback() -> Ipv4Addr {
     Ipv4Addr::new(127, 1 + pid % 250, high, low)
 }
 
-/// A port that was free a moment ago on an address that nobody else uses.
+/// A port that was free a moment ago on an address that nobody else uses; never one that was answered before.
 pub fn free_port(ip: Ipv4Addr) -> SocketAddr {
-    let listener = TcpListener::bind((ip, 0)).expect("a free port");
-    listener.local_addr().expect("a bound address")
+    let mut given = GIVEN.lock().expect("nobody panics with it");
+    loop {
+        let listener = TcpListener::bind((ip, 0)).expect("a free port");
+        let address = listener.local_addr().expect("a bound address");
+        if given.insert(address) {
+            return address;
+        }
+    }
 }
 
 /// A running node. Killed when dropped; its log is printed when the test failed.
