@@ -288,40 +288,40 @@ struct Stream {
 }
 
 impl Stream {
-    async fn run(mut self, head: Vec<u8>, _running: OwnedMutexGuard<()>) {
+    async fn run(mut self, head: Vec<u8>, running: OwnedMutexGuard<()>) {
         let id = hex::encode(self.cut.id);
         let began = Instant::now();
-        match self.all(head).await {
-            Ok(manifest) => {
-                let ending = self.end(&manifest).await;
-                let bytes = self.pace.bytes;
-                match ending {
-                    Ok(()) => {
-                        ended("done");
-                        let seconds = began.elapsed().as_secs_f64();
-                        tracing::info!(id, bytes, seconds, "a backup was taken");
-                        let last = Last { at_seconds: self.cut.at.as_seconds(), bytes };
-                        let backups = Arc::clone(&self.backups);
-                        let _ = tokio::task::spawn_blocking(move || backups.keep(last)).await;
-                    }
-                    Err(error) => self.failed(&id, error).await,
-                }
+        let last = self.all(head).await;
+        if last.is_err() {
+            for shard in self.cut.positions.keys() {
+                self.drop_cut(*shard).await;
             }
-            Err(error) => self.failed(&id, error).await,
+        }
+        // Who hears how this one ended may begin the next one at once.
+        drop(running);
+        let ending = match last {
+            Ok(last) => self.pace.put(last).await,
+            Err(error) => Err(error),
+        };
+        match ending {
+            Ok(()) => {
+                ended("done");
+                let (bytes, seconds) = (self.pace.bytes, began.elapsed().as_secs_f64());
+                tracing::info!(id, bytes, seconds, "a backup was taken");
+                let last = Last { at_seconds: self.cut.at.as_seconds(), bytes };
+                let _ = tokio::task::spawn_blocking(move || self.backups.keep(last)).await;
+            }
+            Err(error) => {
+                ended("failed");
+                tracing::error!(id, %error, "a backup failed");
+                // Who received it hears of the end either way: the last chunk is missing.
+                let _ = self.pace.output.send(Err(error)).await;
+            }
         }
     }
 
-    async fn failed(&self, id: &str, error: io::Error) {
-        ended("failed");
-        tracing::error!(id, %error, "a backup failed");
-        for shard in self.cut.positions.keys() {
-            self.drop_cut(*shard).await;
-        }
-        // Who received it hears of the end either way: the last chunk is missing.
-        let _ = self.pace.output.send(Err(error)).await;
-    }
-
-    async fn all(&mut self, head: Vec<u8>) -> io::Result<Manifest> {
+    /// Hands out everything but the last chunk, which it returns.
+    async fn all(&mut self, head: Vec<u8>) -> io::Result<Vec<u8>> {
         self.pace.put(head).await?;
         let secrets = self.secrets().await?;
         let secrets = self.section(&secrets).await?;
@@ -331,7 +331,7 @@ impl Stream {
         for (shard, position) in self.cut.positions.clone() {
             parts.push(self.part(shard, position).await?);
         }
-        Ok(Manifest {
+        self.end(&Manifest {
             format: backup::FORMAT,
             id: hex::encode(self.cut.id),
             cluster: hex::encode(self.backups.cluster),
@@ -342,6 +342,7 @@ impl Stream {
             erased,
             parts,
         })
+        .await
     }
 
     /// The secrets of this node. With the same keys before the cut and after it, and the one in use among them, everything
@@ -362,12 +363,11 @@ impl Stream {
         Ok(packed)
     }
 
-    async fn end(&mut self, manifest: &Manifest) -> io::Result<()> {
+    async fn end(&mut self, manifest: &Manifest) -> io::Result<Vec<u8>> {
         let ending = backup::ending(manifest, self.sealer.pushed())?;
         let sealed = self.sealer.push(&ending);
         self.pace.put(sealed).await?;
-        let last = self.sealer.finish();
-        self.pace.put(last).await
+        Ok(self.sealer.finish())
     }
 
     async fn section(&mut self, bytes: &[u8]) -> io::Result<Section> {
