@@ -64,6 +64,7 @@ const HELP: &[(Kind, &str, &str)] = &[
     (Counter, "construct_shard_snapshots_total", "Snapshots made of the shard on this node."),
     (Gauge, "construct_shard_term", "Term of the shard's group as this node knows it."),
     (Gauge, "construct_shard_voters", "Replicas of the shard that vote; on the leader."),
+    (Gauge, "construct_shard_votes", "Whether this node votes in the shard's group, by its own log."),
     (Histogram, "construct_state_compaction_seconds", "Time to rewrite the state database."),
     (Counter, "construct_state_compactions_total", "Rewritings of the state database by outcome."),
     (Histogram, "construct_state_flush_seconds", "Time to bring applied changes into the state database."),

@@ -68,6 +68,8 @@ pub struct LogStatus {
     pub applied: u64,
     /// Operations waiting for an append.
     pub queued: usize,
+    /// Whether this node votes in the group, by its own log.
+    pub votes: bool,
     pub replicas: Vec<Replica>,
 }
 

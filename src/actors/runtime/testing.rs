@@ -130,7 +130,7 @@ impl ShardLog for MemoryLog {
     fn status(&self) -> LogStatus {
         let applied = self.state.applied().borrow().applied_index;
         let replicas = vec![Replica { node: 1, voter: true, matched: Some(applied) }];
-        LogStatus { leader: self.leadership.borrow().leader, term: 1, applied, queued: 0, replicas }
+        LogStatus { leader: self.leadership.borrow().leader, term: 1, applied, queued: 0, votes: true, replicas }
     }
 }
 

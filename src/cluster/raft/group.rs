@@ -44,6 +44,8 @@ pub struct ShardGroup {
     leadership: watch::Receiver<Leadership>,
     /// A member that was not heard for this long does not answer.
     silence: Duration,
+    /// What memberships must call this node to mean it.
+    own: Option<String>,
     stop: CancellationToken,
     tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
 }
@@ -75,7 +77,7 @@ impl ShardGroup {
         // Before it ended, this node may have promised a leader not to vote for another for as long as a lease.
         let promised = if formed && !only { lease } else { Duration::ZERO };
         network.register(shard, raft.clone(), machine.clone(), Voting { promised, own: own.clone() });
-        let electing = tokio::spawn(stand(raft.clone(), Voting { promised, own }, stop.clone()));
+        let electing = tokio::spawn(stand(raft.clone(), Voting { promised, own: own.clone() }, stop.clone()));
         if only {
             // The only voter need not wait for an election time-out.
             raft.trigger().elect(false).await.map_err(|error| failed("cannot elect", error.to_string()))?;
@@ -100,7 +102,7 @@ impl ShardGroup {
         }
         let tasks = std::sync::Mutex::new(vec![proposer, watching, electing]);
         let (metrics, silence) = (raft.metrics(), Duration::from_millis(settings.election_ms.saturating_mul(2)));
-        Ok(Arc::new(Self { shard, raft, metrics, machine, queue, cuts, leadership, silence, stop, tasks }))
+        Ok(Arc::new(Self { shard, raft, metrics, machine, queue, cuts, leadership, silence, own, stop, tasks }))
     }
 
     pub(super) fn silence(&self) -> Duration {
@@ -300,6 +302,7 @@ impl ShardLog for ShardGroup {
             term: metrics.current_term,
             applied: metrics.last_applied.map_or(0, |at| at.index),
             queued: self.queue.len(),
+            votes: naming::votes(&metrics, self.own.as_deref()),
             replicas: replicas.collect(),
         }
     }

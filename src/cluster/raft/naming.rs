@@ -45,9 +45,36 @@ pub(super) fn means(metrics: &RaftMetrics<TypeConfig>, own: Option<&str>) -> boo
         || metrics.membership_config.membership().get_node(&metrics.id).and_then(|node| key(&node.addr)) == own
 }
 
+/// Whether this node votes, by its own log.
+pub(super) fn votes(metrics: &RaftMetrics<TypeConfig>, own: Option<&str>) -> bool {
+    metrics.membership_config.membership().voter_ids().any(|voter| voter == metrics.id) && means(metrics, own)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use openraft::{BasicNode, Membership, StoredMembership};
+
     use super::*;
+
+    #[test]
+    fn who_is_not_meant_by_its_key_has_no_vote() {
+        let key = name_of(&[7; 32]);
+        let report = |voters: &[u64], address: String| {
+            let members = BTreeMap::from([(1, BasicNode::new(address)), (2, BasicNode::new("b:1"))]);
+            let members = Membership::new(vec![voters.iter().copied().collect()], members).expect("a membership");
+            let mut report = RaftMetrics::<TypeConfig>::new_initial(1);
+            report.membership_config = Arc::new(StoredMembership::new(None, members));
+            report
+        };
+        assert!(votes(&report(&[1, 2], named("a:1", Some(&[7; 32]))), Some(&key)));
+        assert!(!votes(&report(&[1, 2], named("a:1", Some(&[8; 32]))), Some(&key)), "another had the id");
+        assert!(!votes(&report(&[1, 2], named("a:1", None)), Some(&key)), "nobody named it yet");
+        assert!(votes(&report(&[1, 2], named("a:1", None)), None), "a founder is meant without a key");
+        assert!(!votes(&report(&[2], named("a:1", Some(&[7; 32]))), Some(&key)), "it learns");
+    }
 
     #[test]
     fn a_member_is_an_address_and_a_key() {
