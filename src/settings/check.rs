@@ -8,6 +8,9 @@ use super::{
     ClockMode, MailTransport, PaymentProcessor, Route, Settings, SmsTransport, VERIFICATION_TOKEN_SECONDS_MAX,
 };
 
+/// What `cluster.heartbeat_ms` counts in.
+pub const HEARTBEAT_STEP_MS: u64 = 100;
+
 const MINUTE_MS: u64 = 60_000;
 const DAY_SECONDS: i64 = 86_400;
 
@@ -54,7 +57,9 @@ fn node(settings: &Settings, faults: &mut Vec<Fault>) {
     expect(faults, !node.data_dir.as_os_str().is_empty(), "node.data_dir", "expected a directory, got nothing");
     expect(faults, !node.zone.is_empty(), "node.zone", "expected a name, got nothing");
     range(faults, "cluster.shards", cluster.shards, 1..=1024);
-    range(faults, "cluster.heartbeat_ms", cluster.heartbeat_ms, 10..=MINUTE_MS);
+    range(faults, "cluster.heartbeat_ms", cluster.heartbeat_ms, HEARTBEAT_STEP_MS..=MINUTE_MS);
+    let steps = cluster.heartbeat_ms.is_multiple_of(HEARTBEAT_STEP_MS);
+    expect(faults, steps, "cluster.heartbeat_ms", "expected a multiple of 100");
     range(faults, "cluster.election_ms", cluster.election_ms, 20..=10 * MINUTE_MS);
     let apart = cluster.election_ms >= cluster.heartbeat_ms.saturating_mul(2);
     expect(faults, apart, "cluster.election_ms", "expected at least twice cluster.heartbeat_ms");

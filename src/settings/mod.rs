@@ -14,7 +14,7 @@ mod tests;
 
 use serde::Deserialize;
 
-pub use check::route_faults;
+pub use check::{HEARTBEAT_STEP_MS, route_faults};
 pub use layers::{Layers, SettingsError};
 pub use node::{
     Actors, Admin, AdminTls, Audit, ClockMode, Cluster, Gateway, Limit, Limits, LogFormat, Node, Route, Storage,

@@ -89,6 +89,7 @@ fn a_wrong_file_is_refused_with_path_and_expectation() {
         ("[cluster]\nshards = 0\n", "cluster.shards: expected 1 to 1024, got 0"),
         ("[cluster]\njoin = [\"10.0.0.1\"]\n", "cluster.join[0]: expected HOST:PORT, got \"10.0.0.1\""),
         ("[cluster]\nheartbeat_ms = 500\n", "cluster.election_ms: expected at least twice cluster.heartbeat_ms"),
+        ("[cluster]\nheartbeat_ms = 150\n", "cluster.heartbeat_ms: expected a multiple of 100"),
         (
             "[admin]\nlisten = \"0.0.0.0:8081\"\n",
             "admin.tls.cert_file: expected a PEM file: admin.listen 0.0.0.0:8081 is not a loopback address",

@@ -3,6 +3,7 @@
 
 pub mod backup;
 pub mod data_dir;
+pub mod pace;
 pub mod seal;
 pub mod state;
 pub mod sync_range;

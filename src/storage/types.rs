@@ -33,12 +33,13 @@ impl fmt::Display for ShardReply {
 }
 
 openraft::declare_raft_types!(
-    /// 64-bit node ids, addresses as nodes, everything else as openraft has it.
+    /// 64-bit node ids, addresses as nodes, ticks at common moments, everything else as openraft has it.
     pub TypeConfig:
         D = ShardCommand,
         R = ShardReply,
         NodeId = u64,
         Node = openraft::BasicNode,
+        AsyncRuntime = crate::storage::pace::PacedRuntime,
 );
 
 /// Who proposed an entry: a term and the node that led in it.

@@ -176,6 +176,10 @@ async fn write_frames(mut half: WriteHalf<Io>, mut queued: Queued, pace: Pace, c
         };
         buffer.clear();
         let beat = first.is_none();
+        if !beat {
+            // Whoever was woken with the sender of this frame may have one for the same write (ADR 0116).
+            tokio::task::yield_now().await;
+        }
         if beat {
             buffer.extend_from_slice(&0u32.to_le_bytes());
         }
