@@ -49,7 +49,7 @@ impl ShardLog for Immediate {
     }
 
     fn status(&self) -> LogStatus {
-        LogStatus { leader: Some(1), term: 1, applied: 0, queued: 0, replicas: Vec::new() }
+        LogStatus { leader: Some(1), term: 1, applied: 0, queued: 0, votes: true, replicas: Vec::new() }
     }
 }
 
