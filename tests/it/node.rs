@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{LazyLock, Mutex};
+use std::sync::{LazyLock, Mutex, Once};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -20,6 +21,7 @@ const READY_WITHIN: Duration = Duration::from_secs(90);
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
 const LOG_LINES_SHOWN: usize = 120;
 
+static SAYS_PANICS: Once = Once::new();
 static NEXT: AtomicU32 = AtomicU32::new(0);
 static GIVEN: LazyLock<Mutex<HashSet<SocketAddr>>> = LazyLock::new(Mutex::default);
 
@@ -93,6 +95,7 @@ impl Plan {
 
     /// The node, not started yet.
     pub fn prepare(self) -> Node {
+        SAYS_PANICS.call_once(say_panics);
         let directory = TempDir::new().expect("a temporary directory");
         let ip = self.ip.unwrap_or_else(loopback);
         Node {
@@ -107,6 +110,17 @@ impl Plan {
             child: None,
         }
     }
+}
+
+/// Says of every panic, beside the progress of the tests, what is otherwise in the middle of thousands of lines at their end.
+fn say_panics() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.to_string().replace('\n', " ");
+        // Not captured, unlike what `eprintln` says.
+        let _ = writeln!(std::io::stderr(), "{text:.600}");
+        before(panic);
+    }));
 }
 
 /// The binary that was built with the tests, or the one that `CONSTRUCT_TEST_BINARY` names.

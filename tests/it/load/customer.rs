@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::wish::{Came, Wish, code};
 use super::{Dice, Floor};
@@ -16,8 +17,8 @@ use crate::person::{self, PASSWORD, Person};
 const REFUND: u64 = 50;
 /// More would only make every month longer.
 const MOST_SUBSCRIPTIONS: usize = 12;
-/// A change that is refused so often although its subscription could take it is a defect.
-const REFUSALS: u32 = 200;
+/// A change that is refused for so long although its subscription could take it is a defect.
+const REFUSED_WITHIN: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Clone)]
 enum Kind {
@@ -45,7 +46,8 @@ pub struct Customer {
     pending: Option<(Kind, Wish)>,
     /// The pending request was sent before, and its answer lost.
     in_doubt: bool,
-    refused: u32,
+    /// Since when the change that is asked for is refused.
+    refused: Option<Instant>,
     next_number: u64,
     /// Titles that were accepted, with the id of their notification.
     pub notified: BTreeMap<String, String>,
@@ -80,7 +82,7 @@ impl Customer {
             dice,
             pending: None,
             in_doubt: false,
-            refused: 0,
+            refused: None,
             next_number: 0,
             notified: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
@@ -209,7 +211,7 @@ impl Customer {
         assert!((200..300).contains(&answer.status), "{wish:?}: {} {}", answer.status, answer.text);
         self.pending = None;
         self.in_doubt = false;
-        self.refused = 0;
+        self.refused = None;
         self.note_answer(kind, &answer);
         floor.acknowledged();
         true
@@ -253,8 +255,8 @@ impl Customer {
             self.give_up_change();
             return true;
         }
-        self.refused += 1;
-        assert!(self.refused < REFUSALS, "{id} cannot be changed: {} although {}", answer.text, now.text);
+        let since = *self.refused.get_or_insert_with(Instant::now);
+        assert!(since.elapsed() < REFUSED_WITHIN, "{id} cannot be changed: {} although {}", answer.text, now.text);
         pause().await
     }
 
