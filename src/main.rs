@@ -13,6 +13,8 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
+    // What a page of 2 MiB holds that is still used keeps all of it (docs/adr/0117-small-pages.md). Without it, more memory.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let _armed = fail_point::arm();
     // Before any TLS: with two providers linked, rustls refuses to choose one.
     if rustls::crypto::ring::default_provider().install_default().is_err() {

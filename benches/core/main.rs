@@ -19,6 +19,8 @@ use support::Run;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
+    // As the product does.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let arguments: Vec<String> = std::env::args().collect();
     if let [_, child, part, dir, count] = &arguments[..]
         && child == "--child"

@@ -20,6 +20,8 @@ mod sockets;
 use support::Run;
 
 fn main() {
+    // As the product does.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     if raw::is_asked_for() {
         return raw::serve();
     }
