@@ -24,6 +24,7 @@ const SAMPLES: u32 = 24;
 /// Sockets open at a time.
 const SOCKETS: usize = 12;
 const SEGMENT_KB: u64 = 2048;
+const CACHE_KB: u64 = 16 << 10;
 /// Between two operations of a client; so that a release build takes a part of one core.
 const PACE: Duration = Duration::from_millis(40);
 const QUIET_WITHIN: Duration = Duration::from_secs(60);
@@ -49,6 +50,7 @@ impl Sample {
         let process = format!("/proc/{}", node.process());
         let status = std::fs::read_to_string(format!("{process}/status")).expect("a running process");
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a resident size");
+        assert!(!status.contains("THP_enabled:\t1"), "pages of 2 MiB (docs/adr/0117-small-pages.md)");
         let actors = node.operator().get("/admin/v1/actors").await;
         Self {
             resident_kb: resident.trim().trim_end_matches(" kB").parse().expect("kilobytes"),
@@ -178,6 +180,8 @@ async fn a_node_is_as_it_was_after_a_mixed_load() {
         .set("actors.idle_after_ms", "3000")
         .set("storage.wal_segment_bytes", &(SEGMENT_KB << 10).to_string())
         .set("storage.snapshot_interval_seconds", "5")
+        // So small that the first stretch fills it: what grows after that is no cache.
+        .set("storage.cache_bytes", &(CACHE_KB << 10).to_string())
         .set("storage.compact_min_bytes", &(COMPACT_FROM_KB << 10).to_string());
     let mut node = plan.start().await;
     let mut load = Load::begin(&node, seed).await;
