@@ -48,8 +48,12 @@ impl ShardLog for Immediate {
         &self.0
     }
 
+    fn votes(&self) -> bool {
+        true
+    }
+
     fn status(&self) -> LogStatus {
-        LogStatus { leader: Some(1), term: 1, applied: 0, queued: 0, votes: true, replicas: Vec::new() }
+        LogStatus { leader: Some(1), term: 1, applied: 0, queued: 0, replicas: Vec::new() }
     }
 }
 

@@ -68,6 +68,10 @@ impl ShardLog for RecordingLog {
         self.inner.state()
     }
 
+    fn votes(&self) -> bool {
+        true
+    }
+
     fn status(&self) -> LogStatus {
         self.inner.status()
     }

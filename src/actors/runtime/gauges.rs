@@ -66,7 +66,7 @@ impl Runtime {
         let status = replica.log.status();
         gauge!("construct_shard_leader", "shard" => name.clone()).set(f64::from(u8::from(status.leader.is_some())));
         gauge!("construct_shard_leads", "shard" => name.clone()).set(f64::from(u8::from(shard.is_some())));
-        gauge!("construct_shard_votes", "shard" => name.clone()).set(f64::from(u8::from(status.votes)));
+        gauge!("construct_shard_votes", "shard" => name.clone()).set(f64::from(u8::from(replica.log.votes())));
         gauge!("construct_shard_term", "shard" => name.clone()).set(value(status.term));
         gauge!("construct_shard_queued", "shard" => name.clone()).set(value(status.queued as u64));
         let led = shard.map(|_| &status);
@@ -125,7 +125,7 @@ mod tests {
     fn who_was_not_heard_lags_by_everything_and_the_leader_not_at_all() {
         let replica = |node, matched| log::Replica { node, voter: true, matched };
         let replicas = vec![replica(1, Some(40)), replica(2, Some(38)), replica(3, None), replica(4, Some(41))];
-        let status = LogStatus { leader: Some(1), term: 1, applied: 39, queued: 0, votes: true, replicas };
+        let status = LogStatus { leader: Some(1), term: 1, applied: 39, queued: 0, replicas };
         assert_eq!(lags(&status), BTreeMap::from([(2, 2), (3, 40), (4, 0)]));
     }
 }

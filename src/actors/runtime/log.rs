@@ -68,8 +68,6 @@ pub struct LogStatus {
     pub applied: u64,
     /// Operations waiting for an append.
     pub queued: usize,
-    /// Whether this node votes in the group, by its own log.
-    pub votes: bool,
     pub replicas: Vec<Replica>,
 }
 
@@ -185,4 +183,7 @@ pub trait ShardLog: Send + Sync + 'static {
 
     /// How the log stands now.
     fn status(&self) -> LogStatus;
+
+    /// Whether this node votes in the group, by its own log.
+    fn votes(&self) -> bool;
 }

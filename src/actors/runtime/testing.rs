@@ -127,10 +127,14 @@ impl ShardLog for MemoryLog {
         &self.state
     }
 
+    fn votes(&self) -> bool {
+        true
+    }
+
     fn status(&self) -> LogStatus {
         let applied = self.state.applied().borrow().applied_index;
         let replicas = vec![Replica { node: 1, voter: true, matched: Some(applied) }];
-        LogStatus { leader: self.leadership.borrow().leader, term: 1, applied, queued: 0, votes: true, replicas }
+        LogStatus { leader: self.leadership.borrow().leader, term: 1, applied, queued: 0, replicas }
     }
 }
 

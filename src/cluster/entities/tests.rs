@@ -42,9 +42,15 @@ struct Pair {
     proxy: Proxy,
     /// Of node 2.
     _two: EntityLane,
+    _alone: tokio::sync::MutexGuard<'static, ()>,
 }
 
+/// Process groups are of the whole process: a session also hands on the routers of other pairs, and a router that is
+/// reached over the nodes of another test ends with that test.
+static ONE_PAIR: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 async fn pair() -> Pair {
+    let alone = ONE_PAIR.lock().await;
     let site = Site::new();
     let (one, two) = (site.link(1).await, site.link(2).await);
     let proxy = Proxy::to(two.address()).await;
@@ -53,7 +59,7 @@ async fn pair() -> Pair {
     let handler = HandlerCell::default();
     let lane_two = EntityLane::start(two, Arc::clone(&handler), "cookie").await.unwrap();
     let lane_one = EntityLane::start(one, HandlerCell::default(), "cookie").await.unwrap();
-    Pair { _site: site, one: lane_one, handler, proxy, _two: lane_two }
+    Pair { _site: site, one: lane_one, handler, proxy, _two: lane_two, _alone: alone }
 }
 
 fn soon(seconds: u64) -> Instant {

@@ -290,6 +290,10 @@ impl ShardLog for ShardGroup {
         self.machine.state()
     }
 
+    fn votes(&self) -> bool {
+        naming::votes(&self.raft.metrics().borrow_watched(), self.own.as_deref())
+    }
+
     fn status(&self) -> LogStatus {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -309,7 +313,6 @@ impl ShardLog for ShardGroup {
             term: metrics.current_term,
             applied: metrics.last_applied.map_or(0, |at| at.index),
             queued: self.queue.len(),
-            votes: naming::votes(&metrics, self.own.as_deref()),
             replicas: replicas.collect(),
         }
     }

@@ -59,7 +59,7 @@ impl Group {
     pub fn status(&self) -> LogStatus {
         let members = listed(&self.sets, self.learners.iter().copied());
         let replicas = members.into_iter().map(|(node, voter)| Replica { node, voter, matched: None }).collect();
-        LogStatus { leader: self.leader, term: 1, applied: 1, queued: 0, votes: true, replicas }
+        LogStatus { leader: self.leader, term: 1, applied: 1, queued: 0, replicas }
     }
 
     /// Begins a step; how many entries it puts into the log. A change of votes ends with [`Group::end_change`].
