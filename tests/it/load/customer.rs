@@ -239,6 +239,7 @@ impl Customer {
 
     /// A request is known by its key for a day or two; after that, what the clock outran cannot be told any more.
     fn give_up_change(&mut self) {
+        self.refused = None;
         let in_doubt = std::mem::take(&mut self.in_doubt);
         self.changes.push(format!("{:?} given up, in doubt: {in_doubt}", self.pending));
         if let Some((Kind::Change(id, _), _)) = self.pending.take().filter(|_| in_doubt) {
