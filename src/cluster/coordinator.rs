@@ -98,7 +98,7 @@ impl Coordinator {
 
     /// Follows, plans and carries out until `stopping`.
     pub async fn run(self: Arc<Self>, groups: Arc<Groups>, stopping: CancellationToken) {
-        let all = async { tokio::join!(self.follow(), self.plan(), self.hold(&groups)) };
+        let all = async { tokio::join!(self.follow(), self.plan(), self.hold(&groups), self.collect(&groups)) };
         stopping.run_until_cancelled(Box::pin(all)).await;
     }
 

@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod beginning;
+mod collector;
 pub mod coordinator;
 pub mod entities;
 pub mod join;

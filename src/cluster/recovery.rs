@@ -192,6 +192,10 @@ impl Survivor {
     /// Its replica of a shard, if it has one.
     async fn replica(&self, shard: ShardId) -> Result<Option<Replica<'_>>, RecoveryError> {
         let (path, mut log) = (self.directory.path(), self.wal.group(shard.0));
+        if log.mark().is_some_and(|mark| mark.unfinished) {
+            // What is left of one that the group was without already.
+            return Ok(None);
+        }
         let held = log.get_log_state().await?;
         let machine = ShardMachine::new(path, Arc::clone(&self.store), self.store.shard(shard)?, SNAPSHOTS_KEPT)?;
         let index = |id: Option<_>| id.map(|id: crate::storage::types::LogId| id.index());

@@ -51,6 +51,12 @@ const HELP: &[(Kind, &str, &str)] = &[
     (Counter, "construct_password_jobs_refused_total", "Password checks refused because too many waited."),
     (Counter, "construct_provider_calls_total", "Calls of providers by outcome."),
     (Gauge, "construct_ready", "Whether a readiness check passes."),
+    (Counter, "construct_replicas_collected_total", "Replicas that were placed elsewhere and gave their space back."),
+    (
+        Gauge,
+        "construct_replicas_left_over",
+        "Replicas that were placed elsewhere and have not given their space back yet.",
+    ),
     (Gauge, "construct_shard_applied_index", "Index of the last log entry applied on this node."),
     (Histogram, "construct_shard_apply_seconds", "Time to apply a batch of log entries."),
     (Histogram, "construct_shard_batch_operations", "Operations in one log entry."),

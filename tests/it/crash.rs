@@ -204,6 +204,10 @@ pub const INSTALL: [(&str, u64); 6] = [
     ("install.ended", 0),
 ];
 
+/// The giving back of a replica's space, played by `cluster::collected`; those of taking the state away are `install`'s.
+pub const COLLECT: [(&str, u64); 4] =
+    [("collect.marked", 0), ("collect.state_emptied", 0), ("collect.snapshots_removed", 0), ("collect.ended", 0)];
+
 /// The names of all fail points in the sources.
 fn points_of(directory: &Path, found: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(directory).expect("a directory") {
@@ -227,6 +231,7 @@ fn every_fail_point_has_its_crash() {
         &STORAGE,
         &PEOPLE,
         &INSTALL,
+        &COLLECT,
         &crate::sms_crash::POINTS,
         &crate::backup::crashing::POINTS,
         &crate::disk::damage::FIRST_START,

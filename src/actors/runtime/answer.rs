@@ -215,8 +215,7 @@ fn encoded(shard: ShardId, answer: &Result<Answer, Error>) -> Vec<u8> {
 }
 
 fn moved(router: &Router, shard: ShardId) -> Refusal {
-    let leader = router.replica(shard).and_then(|replica| replica.leadership().leader);
-    Refusal::NotLeader { leader }
+    Refusal::NotLeader { leader: router.heard_leader(shard) }
 }
 
 /// What a caller hears at its deadline.

@@ -147,6 +147,13 @@ impl Way {
 }
 
 impl Router {
+    /// Who leads a shard by this node's replica of it. One that was taken away goes on naming who led it then.
+    pub(super) fn heard_leader(&self, shard: ShardId) -> Option<u64> {
+        let known = self.replica(shard)?.leadership();
+        let hears = known.replica && !self.way().away.borrow().contains(&shard);
+        known.leader.filter(|_| hears)
+    }
+
     /// Asks whoever leads the shard, by `until`.
     ///
     /// # Errors
@@ -164,7 +171,7 @@ impl Router {
         let mut leadership = replica.log.leadership();
         let (mut hint, mut request, mut turn) = (None, None, 0);
         loop {
-            let known = *leadership.borrow_and_update();
+            leadership.mark_unchanged();
             if let Some(led) = replica.led() {
                 match self.answer(&led, question).await {
                     Ok(answer) => return Ok(answer),
@@ -173,7 +180,7 @@ impl Router {
                 }
             }
             if let Some((own, _)) = self.way().remote.get() {
-                let leader = hint.take().or(known.leader).or_else(|| self.way().remembered(shard));
+                let leader = hint.take().or_else(|| self.heard_leader(shard)).or_else(|| self.way().remembered(shard));
                 let target = leader.or_else(|| self.way().any(turn));
                 if let Some(node) = target.filter(|node| node != own) {
                     let bytes = match &request {

@@ -15,14 +15,12 @@ use crate::actors::runtime::log::Leadership;
 /// Pause before an elected leader that could not confirm it asks the voters again.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// Starts the task that keeps the answer current until `stop`.
-pub(super) fn follow(raft: Raft, stop: CancellationToken) -> (watch::Receiver<Leadership>, JoinHandle<()>) {
-    let (sender, receiver) = watch::channel(Leadership::default());
-    let task = tokio::spawn(async move {
+/// Starts the task that keeps the answer current until `stop`; from then on nobody leads.
+pub(super) fn follow(raft: Raft, sender: watch::Sender<Leadership>, stop: CancellationToken) -> JoinHandle<()> {
+    tokio::spawn(async move {
         stop.run_until_cancelled(run(raft, &sender)).await;
         sender.send_replace(Leadership::default());
-    });
-    (receiver, task)
+    })
 }
 
 async fn run(raft: Raft, sender: &watch::Sender<Leadership>) {

@@ -6,6 +6,7 @@
 //! replicas on other nodes. Every node runs every shard's group: one it has no replica of has no members and does nothing
 //! until a leader takes it in.
 
+mod collect;
 mod cut;
 mod formation;
 mod group;
@@ -15,6 +16,7 @@ pub mod naming;
 mod network;
 pub mod planting;
 mod proposer;
+mod running;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -32,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::kernel::ShardId;
 use crate::storage::state::{ShardMachine, StateError, StateStore};
 use crate::storage::wal::Wal;
+pub use collect::Leader;
 pub use formation::{
     Formation, FormationError, SHARDS_LIMIT, adopt, form, formed, is_formed, joined_shards, must_have_log, note_log,
 };
@@ -129,15 +132,21 @@ impl Groups {
             let (store, dir, mut log) = (Arc::clone(&store), data_dir.to_owned(), wal.group(shard));
             let (settings, network) = (settings.clone(), network.clone());
             starting.push(tokio::spawn(async move {
+                let unfinished = log.mark().is_some_and(|mark| mark.unfinished);
                 let held = log.get_log_state().await.map_err(StateError::from)?;
                 let (purged, last) = (held.last_purged_log_id.map(|id| id.index), held.last_log_id.map(|id| id.index));
                 let machine = tokio::task::spawn_blocking(move || {
                     let state = store.shard(ShardId(shard))?;
                     let machine = ShardMachine::new(&dir, store, state, settings.snapshots_kept)?;
-                    machine.prepare(&dir, purged, last)?;
+                    if !unfinished {
+                        machine.prepare(&dir, purged, last)?;
+                    }
                     Ok::<_, StateError>((machine, settings))
                 });
                 let (machine, settings) = machine.await??;
+                if unfinished {
+                    collect::end(ShardId(shard), &log, &machine).await?;
+                }
                 ShardGroup::start(&settings, log, machine, &network).await
             }));
         }

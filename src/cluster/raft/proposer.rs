@@ -112,11 +112,6 @@ impl Queue {
         self.waiting.proposed.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing is accepted because of the disk.
-    pub(super) fn is_disk_full(&self) -> bool {
-        self.disk_full.load(Ordering::Relaxed)
-    }
-
     pub(super) fn len(&self) -> usize {
         self.waiting.ops.load(Ordering::Relaxed)
     }

@@ -15,9 +15,9 @@ use crate::kernel::{
 use crate::storage::state::{StateOptions, StoreOptions};
 use crate::storage::wal::WalOptions;
 
-const DATA: ShardId = ShardId(1);
+pub(super) const DATA: ShardId = ShardId(1);
 
-async fn start(dir: &Path, settings: GroupSettings) -> Result<Groups, RaftGroupError> {
+pub(super) async fn start(dir: &Path, settings: GroupSettings) -> Result<Groups, RaftGroupError> {
     let (wal, _) = Wal::open(&dir.join("wal"), WalOptions { segment_bytes: 4 << 20, ..WalOptions::default() }).unwrap();
     let options = StoreOptions {
         cache_bytes: 16 << 20,
@@ -29,7 +29,7 @@ async fn start(dir: &Path, settings: GroupSettings) -> Result<Groups, RaftGroupE
     Groups::start(dir, wal, store, settings, Network::alone()).await
 }
 
-fn settings() -> GroupSettings {
+pub(super) fn settings() -> GroupSettings {
     GroupSettings { shards: 1, ..GroupSettings::default() }
 }
 
@@ -38,7 +38,7 @@ fn id(name: &str) -> EntityId {
 }
 
 /// A batch with one of everything, so that all counters of the shard grow together.
-fn op(name: &str, expected: u64) -> Op {
+pub(super) fn op(name: &str, expected: u64) -> Op {
     let record = OutboxRecord {
         number: 0,
         source: id(name),
@@ -81,7 +81,7 @@ fn op(name: &str, expected: u64) -> Op {
 }
 
 /// Everything in the shard tells the same story: nothing is applied in part, nothing twice. Answers the sequences.
-fn consistent(group: &ShardGroup, names: &[String]) -> BTreeMap<String, u64> {
+pub(super) fn consistent(group: &ShardGroup, names: &[String]) -> BTreeMap<String, u64> {
     let state = group.state();
     let mut sequences = BTreeMap::new();
     for name in names {
@@ -106,7 +106,7 @@ fn consistent(group: &ShardGroup, names: &[String]) -> BTreeMap<String, u64> {
     sequences
 }
 
-fn names(count: usize) -> Vec<String> {
+pub(super) fn names(count: usize) -> Vec<String> {
     (0..count).map(|number| format!("e{number:03}")).collect()
 }
 
@@ -115,7 +115,7 @@ fn term(group: &ShardGroup) -> u64 {
     group.leadership().borrow().leading.expect("leads")
 }
 
-async fn committed(group: &ShardGroup, op: Op) -> OpOutcome {
+pub(super) async fn committed(group: &ShardGroup, op: Op) -> OpOutcome {
     group.propose(term(group), op).unwrap().await.unwrap().unwrap()
 }
 

@@ -15,6 +15,7 @@ use openraft::type_config::alias;
 use openraft::vote::RaftLeaderId;
 use openraft::{BasicNode, EntryPayload};
 use tokio::sync::OwnedMutexGuard;
+use tokio_util::task::task_tracker::{TaskTracker, TaskTrackerToken};
 
 use super::records::{Header, LogPosition, Membership};
 use super::snapshot::{SnapshotFile, Snapshots};
@@ -38,6 +39,8 @@ pub struct ShardMachine {
     /// One file at a time: the shard's tree stands still while it is written, and files share a name until they are whole.
     writing: Arc<tokio::sync::Mutex<()>>,
     measures: Measures,
+    /// Whose this handle is, where somebody waits until nobody has one any more.
+    _holder: Option<TaskTrackerToken>,
 }
 
 #[derive(Clone)]
@@ -77,12 +80,42 @@ impl ShardMachine {
         let measures = Measures::of(state.shard());
         let (snapshots, ready, writing) = (Arc::new(Snapshots::at(dir, keep)?), Arc::default(), Arc::default());
         snapshots.clear_cut()?;
-        Ok(Self { snapshots, ready, writing, store, state, measures })
+        Ok(Self { snapshots, ready, writing, store, state, measures, _holder: None })
     }
 
     #[must_use]
     pub fn state(&self) -> &Arc<ShardState> {
         &self.state
+    }
+
+    /// A handle that counts, with all that are made of it, among those that are waited for.
+    #[must_use]
+    pub fn held_by(&self, holders: &TaskTracker) -> Self {
+        Self { _holder: Some(holders.token()), ..self.clone() }
+    }
+
+    /// Whether anything was ever applied, and not given back.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.state.position().is_ok_and(|(applied, _)| applied.is_none())
+    }
+
+    /// Gives back what was applied, and every snapshot. Nothing may be applied meanwhile.
+    ///
+    /// # Errors
+    /// What removing it said; then it is there in part, and to be emptied again.
+    pub async fn empty(&self) -> io::Result<()> {
+        let _turn = self.writing.lock().await;
+        *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let emptied = self.blocking(|machine| {
+            machine.store.replace(&machine.state, |_| Ok(()))?;
+            fail_point::reach("collect.state_emptied");
+            Ok(machine.snapshots.remove_all()?)
+        });
+        emptied.await?;
+        self.measures.applied.set(0.0);
+        self.measures.overlay.set(0.0);
+        Ok(())
     }
 
     /// To be called before the log is replayed, with the last entry that was purged from it and the last one in it: when

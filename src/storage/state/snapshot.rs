@@ -83,6 +83,18 @@ impl Snapshots {
         }
     }
 
+    /// Removes every file, also what other nodes sent and what was set aside.
+    pub(super) fn remove_all(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => fs::remove_dir_all(entry.path())?,
+                false => fs::remove_file(entry.path())?,
+            }
+        }
+        File::open(&self.dir)?.sync_all()
+    }
+
     /// Where snapshots of other nodes are received: beside the own ones, not among them.
     pub(super) fn incoming(&self) -> io::Result<PathBuf> {
         let directory = self.dir.join("incoming");

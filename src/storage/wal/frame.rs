@@ -16,7 +16,7 @@ pub const HEADER_BYTES: usize = 16;
 const ALIGN: usize = 8;
 const PAGE: usize = 4096;
 
-/// What a record says. The numbers are on disk: never reuse one.
+/// What a record says. The numbers are on disk: never reuse one (9 was never written).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -34,10 +34,10 @@ pub enum Kind {
     State = 7,
     /// Checkpoint marker: every segment up to a number holds nothing live any more.
     Freed = 8,
-    /// The group left this node.
-    Removed = 9,
     /// The last record of a segment that is written no more.
     Seal = 10,
+    /// The group's replica gives back what it held: only its vote and a mark stay.
+    Emptied = 11,
 }
 
 impl Kind {
@@ -51,8 +51,8 @@ impl Kind {
             6 => Self::Moved,
             7 => Self::State,
             8 => Self::Freed,
-            9 => Self::Removed,
             10 => Self::Seal,
+            11 => Self::Emptied,
             _ => return None,
         })
     }

@@ -20,7 +20,7 @@ use super::error::WalError;
 use super::frame::Kind;
 use super::index::EntryRef;
 use super::queue::{Completion, EntryKey, Item, Record};
-use super::record::{encode_entry, encode_log_id, encode_vote};
+use super::record::{Mark, State, encode_emptied, encode_entry, encode_log_id, encode_vote};
 use super::shared::{SharedIndex, lock};
 use crate::kernel::fail_point;
 use crate::storage::types::{Entry, LeaderId, LogId, TypeConfig, Vote};
@@ -41,18 +41,41 @@ impl GroupLog {
         Self { handle, group, index }
     }
 
-    /// Forgets the group: its vote, its marks and its entries, durably. For a replica that left this node.
+    /// The id of the last entry, or of the last purged one when there is none.
+    #[must_use]
+    pub fn last(&self) -> Option<LogId> {
+        lock(&self.index).last()
+    }
+
+    /// What the group had when it was emptied; none when it never was.
+    #[must_use]
+    pub fn mark(&self) -> Option<Mark> {
+        lock(&self.index).state.emptied
+    }
+
+    /// Whether the group has everything again that it had when it was emptied, or something newer.
+    #[must_use]
+    pub fn reaches_mark(&self) -> bool {
+        let index = lock(&self.index);
+        index.state.emptied.is_none_or(|mark| index.last() >= mark.upto)
+    }
+
+    /// Drops the entries, durably. What stays is the vote, which is that of `leader` unless it is newer, and the id of the
+    /// last entry that the group ever had. To be called again, once what the entries made is gone, with `unfinished` false.
     ///
     /// # Errors
     /// [`WalError::Stopped`] when the log failed or was closed.
-    pub async fn erase(&self) -> Result<(), WalError> {
+    pub async fn empty(&self, leader: Option<Vote>, unfinished: bool) -> Result<(), WalError> {
         let (sender, durable) = TypeConfig::oneshot();
         {
             let mut index = lock(&self.index);
-            let record = self.record(Kind::Removed, bytes::Bytes::new());
+            let upto = index.last().max(index.state.emptied.and_then(|mark| mark.upto));
+            let (vote, mark) = (index.state.vote, Mark { upto, unfinished });
+            let vote = if vote < leader { leader } else { vote };
+            let record = self.record(Kind::Emptied, encode_emptied(vote.as_ref(), &mark)?);
             self.handle.shared.queue.forget_committed(self.group);
             self.push(vec![record], Completion::of(IOFlushed::signal(sender)))?;
-            index.clear();
+            index.empty(State { vote, emptied: Some(mark), ..State::default() });
         }
         let stopped = |what: String| WalError::Stopped(what);
         durable.await.map_err(|error| stopped(error.to_string()))?.map_err(|error| stopped(error.to_string()))

@@ -110,10 +110,10 @@ impl GroupIndex {
         true
     }
 
-    /// Forgets everything, as if the group had never been here.
-    pub fn clear(&mut self) {
+    /// Drops every entry and what was said of them.
+    pub fn empty(&mut self, left: State) {
         self.truncate_after(None);
-        self.state = State::default();
+        self.state = left;
     }
 
     fn find(&mut self, index: u64, ticket: u64) -> Option<&mut EntryRef> {

@@ -36,7 +36,7 @@ use self::disk::{Disk, OsDisk};
 pub use self::error::WalError;
 pub use self::group::GroupLog;
 use self::queue::{Completion, Item};
-pub use self::record::{decode_entry, encode_entry};
+pub use self::record::{Mark, decode_entry, encode_entry};
 pub use self::recovery::{Cut, Recovered};
 use self::shared::Shared;
 pub use self::stats::WalStats;

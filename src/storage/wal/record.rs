@@ -18,7 +18,10 @@ const VOTE: u8 = 0x22;
 const ENTRY: u8 = 0x23;
 const STATE: u8 = 0x24;
 const FREED: u8 = 0x25;
+const EMPTIED: u8 = 0x26;
 const VERSION: u16 = 1;
+/// Of [`STATE`]: the second one has a mark.
+const STATE_VERSION: u16 = 2;
 
 /// Encoded length of [`LogIdV1`]: with it an entry's log id is read without decoding the entry.
 const LOG_ID_BYTES: usize = 24;
@@ -77,6 +80,25 @@ struct StateV1 {
     purged: Option<LogIdV1>,
 }
 
+/// Of groups that were emptied; others are written as version 1.
+#[derive(Debug, Serialize, Deserialize)]
+struct StateV2 {
+    state: StateV1,
+    emptied: MarkV1,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct MarkV1 {
+    upto: Option<LogIdV1>,
+    unfinished: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct EmptiedV1 {
+    vote: Option<VoteV1>,
+    mark: MarkV1,
+}
+
 impl From<&LogId> for LogIdV1 {
     fn from(id: &LogId) -> Self {
         let leader = id.committed_leader_id();
@@ -102,12 +124,34 @@ impl From<VoteV1> for Vote {
     }
 }
 
+impl From<&Mark> for MarkV1 {
+    fn from(mark: &Mark) -> Self {
+        Self { upto: mark.upto.as_ref().map(LogIdV1::from), unfinished: mark.unfinished }
+    }
+}
+
+impl From<MarkV1> for Mark {
+    fn from(mark: MarkV1) -> Self {
+        Self { upto: mark.upto.map(LogId::from), unfinished: mark.unfinished }
+    }
+}
+
+/// What a replica that was emptied had confirmed at most.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// The last entry that it ever had.
+    pub upto: Option<LogId>,
+    /// Whether what the log was applied to may still be there.
+    pub unfinished: bool,
+}
+
 /// What a group has besides its entries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     pub vote: Option<Vote>,
     pub committed: Option<LogId>,
     pub purged: Option<LogId>,
+    pub emptied: Option<Mark>,
 }
 
 fn encode<T: Serialize>(kind: u8, value: &T) -> Result<Bytes, CodecError> {
@@ -171,15 +215,40 @@ pub fn decode_log_id(body: &[u8]) -> Result<Option<LogId>, CodecError> {
 }
 
 pub fn encode_state(state: &State) -> Result<Bytes, CodecError> {
-    let State { vote, committed, purged } = state;
+    let State { vote, committed, purged, emptied } = state;
     let vote = vote.as_ref().map(VoteV1::from);
     let (committed, purged) = (committed.as_ref().map(LogIdV1::from), purged.as_ref().map(LogIdV1::from));
-    encode(STATE, &StateV1 { vote, committed, purged })
+    let state = StateV1 { vote, committed, purged };
+    match emptied {
+        None => encode(STATE, &state),
+        Some(mark) => {
+            codec::encode_record(STATE, STATE_VERSION, &StateV2 { state, emptied: mark.into() }).map(Bytes::from)
+        }
+    }
 }
 
 pub fn decode_state(body: &[u8]) -> Result<State, CodecError> {
-    let StateV1 { vote, committed, purged } = codec::decode_record(STATE, body)?;
-    Ok(State { vote: vote.map(Vote::from), committed: committed.map(LogId::from), purged: purged.map(LogId::from) })
+    let (version, record) = codec::open_record(STATE, STATE_VERSION, body)?;
+    let (state, emptied) = match version {
+        VERSION => (codec::decode(record)?, None),
+        _ => {
+            let StateV2 { state, emptied } = codec::decode(record)?;
+            (state, Some(emptied.into()))
+        }
+    };
+    let StateV1 { vote, committed, purged } = state;
+    let (committed, purged) = (committed.map(LogId::from), purged.map(LogId::from));
+    Ok(State { vote: vote.map(Vote::from), committed, purged, emptied })
+}
+
+/// What stays of a group that is emptied: its vote and its mark.
+pub fn encode_emptied(vote: Option<&Vote>, mark: &Mark) -> Result<Bytes, CodecError> {
+    encode(EMPTIED, &EmptiedV1 { vote: vote.map(VoteV1::from), mark: mark.into() })
+}
+
+pub fn decode_emptied(body: &[u8]) -> Result<State, CodecError> {
+    let EmptiedV1 { vote, mark } = codec::decode_record(EMPTIED, body)?;
+    Ok(State { vote: vote.map(Vote::from), emptied: Some(mark.into()), ..State::default() })
 }
 
 /// The highest segment that holds nothing live.
@@ -238,7 +307,7 @@ mod tests {
         assert_eq!(decode_log_id(&bytes).expect("decodes"), Some(log_id(1, 2, 3)));
         assert_eq!(hex::encode(encode_log_id(None).expect("encodes")), "21010000");
 
-        let state = State { vote: Some(vote), committed: None, purged: Some(log_id(1, 2, 3)) };
+        let state = State { vote: Some(vote), purged: Some(log_id(1, 2, 3)), ..State::default() };
         let bytes = encode_state(&state).expect("encodes");
         assert_eq!(
             hex::encode(&bytes),
@@ -246,6 +315,19 @@ mod tests {
                 + "00000000000000"
         );
         assert_eq!(decode_state(&bytes).expect("decodes"), state);
+
+        let mark = Mark { upto: Some(log_id(4, 5, 6)), unfinished: true };
+        let marked = State { emptied: Some(mark), ..state };
+        let bytes = encode_state(&marked).expect("encodes");
+        let head = "24020001050000000000000002000000000000000100010100000000000000020000000000000003".to_owned();
+        let tail = "0104000000000000000500000000000000060000000000000001";
+        assert_eq!(hex::encode(&bytes), head + "00000000000000" + tail);
+        assert_eq!(decode_state(&bytes).expect("decodes"), marked);
+
+        let bytes = encode_emptied(Some(&vote), &mark).expect("encodes");
+        assert_eq!(hex::encode(&bytes), "260100010500000000000000020000000000000001".to_owned() + tail);
+        let left = State { vote: Some(vote), emptied: Some(mark), ..State::default() };
+        assert_eq!(decode_emptied(&bytes).expect("decodes"), left);
 
         let bytes = encode_freed(9).expect("encodes");
         assert_eq!(hex::encode(&bytes), "2501000900000000000000");

@@ -251,7 +251,10 @@ impl Replay {
                 group.purge(state.purged);
                 group.state = state;
             }
-            Kind::Removed => *group = GroupReplay::default(),
+            Kind::Emptied => {
+                group.state = record::decode_emptied(frame.body)?;
+                group.entries.clear();
+            }
             Kind::Freed | Kind::Seal => {}
         }
         Ok(())

@@ -21,12 +21,13 @@ const MAX_WRITE_BYTES: usize = 8 << 20;
 /// How long the writer waits at most for the callers of the last write to come back; never over a quarter of a sync.
 const LONGEST_PATIENCE: Duration = Duration::from_millis(1);
 
-/// The segments that hold the newest vote, committed and purged log id of a group; 0 is none.
+/// The segments that hold the newest vote, committed and purged log id of a group, and its mark; 0 is none.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct StateMarks {
     vote: u64,
     committed: u64,
     purged: u64,
+    emptied: u64,
 }
 
 impl StateMarks {
@@ -36,15 +37,15 @@ impl StateMarks {
             Kind::Vote => self.vote = number,
             Kind::Committed => self.committed = number,
             Kind::Purge => self.purged = number,
-            Kind::State => *self = Self { vote: number, committed: number, purged: number },
-            Kind::Removed => *self = Self::default(),
+            Kind::State => *self = Self { vote: number, committed: number, purged: number, emptied: number },
+            Kind::Emptied => *self = Self { vote: number, emptied: number, ..Self::default() },
             Kind::Append | Kind::Truncate | Kind::Moved | Kind::Freed | Kind::Seal => {}
         }
     }
 
     /// Whether freeing every segment up to `number` would lose one of them.
     pub fn need(&self, number: u64) -> bool {
-        [self.vote, self.committed, self.purged].iter().any(|at| (1..=number).contains(at))
+        [self.vote, self.committed, self.purged, self.emptied].iter().any(|at| (1..=number).contains(at))
     }
 }
 

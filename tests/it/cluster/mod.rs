@@ -3,6 +3,8 @@
 mod actors;
 mod between;
 #[cfg(all(feature = "failpoints", feature = "peers"))]
+mod collected;
+#[cfg(all(feature = "failpoints", feature = "peers"))]
 mod damage;
 mod far;
 #[cfg(all(feature = "failpoints", feature = "peers"))]

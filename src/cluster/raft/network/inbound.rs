@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures::{StreamExt, stream};
 use openraft::async_runtime::WatchReceiver;
-use openraft::raft::AppendEntriesRequest;
+use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
@@ -93,9 +94,19 @@ async fn handle(group: &Group, call: Call) -> Reply {
     let raft = &group.raft;
     match call {
         Call::PreVote(_) | Call::Vote(_) | Call::Transfer(_)
-            if !naming::means(&raft.metrics().borrow_watched(), group.own.as_deref()) =>
+            if !naming::means(&raft.metrics().borrow_watched(), group.voting.own.as_deref()) =>
         {
             Reply::Failed("this replica lacks what its node may have confirmed before its disk was emptied".to_owned())
+        }
+        Call::PreVote(VoteRequest { last_log_id, .. }) | Call::Vote(VoteRequest { last_log_id, .. })
+            if last_log_id < group.voting.mark =>
+        {
+            Reply::Failed(
+                "this replica had entries, before it was emptied, that are newer than the candidate's".to_owned(),
+            )
+        }
+        Call::Transfer(_) if group.voting.mark.is_some() && !group.voting.stands.load(Ordering::Relaxed) => {
+            Reply::Failed("this replica lacks what it had before it was emptied".to_owned())
         }
         Call::PreVote(request) | Call::Vote(request)
             if !request.leadership_transfer && Instant::now() < group.votes_from =>

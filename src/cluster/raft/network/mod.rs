@@ -15,6 +15,7 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ use crate::cluster::link::{Lane, Link};
 use crate::cluster::raft::naming;
 use crate::kernel::ShardId;
 use crate::storage::state::{ShardMachine, SnapshotFile};
-use crate::storage::types::{TypeConfig, Vote};
+use crate::storage::types::{LogId, TypeConfig, Vote};
 
 /// The longest a stream of appends waits for one answer. That a node is dead is the link's to find out; this bounds
 /// what a node that lives and does not answer can cost. Not openraft's own limit: a disk may take longer to sync.
@@ -63,8 +64,7 @@ struct Group {
     machine: ShardMachine,
     /// Votes may be asked for from then on.
     votes_from: Instant,
-    /// The name of the key by which the log must mean this node before it votes.
-    own: Option<String>,
+    voting: Voting,
 }
 
 /// What a replica must wait for before it votes or stands for election.
@@ -74,6 +74,11 @@ pub(super) struct Voting {
     pub promised: Duration,
     /// The name of its key, by which its log must mean it; none when it is meant by its id alone.
     pub own: Option<String>,
+    /// The last entry that it had when it was emptied. It votes for nobody who lacks that one, and takes over from nobody
+    /// before it stands for election by itself.
+    pub mark: Option<LogId>,
+    /// Whether it may stand for election by now.
+    pub stands: Arc<AtomicBool>,
 }
 
 impl Network {
@@ -105,8 +110,13 @@ impl Network {
 
     /// Lets other nodes reach a shard of this one.
     pub(super) fn register(&self, shard: ShardId, raft: Raft, machine: ShardMachine, voting: Voting) {
-        let group = Group { raft, machine, votes_from: Instant::now() + voting.promised, own: voting.own };
+        let group = Group { raft, machine, votes_from: Instant::now() + voting.promised, voting };
         self.shared.groups.write().unwrap_or_else(PoisonError::into_inner).insert(shard.0, group);
+    }
+
+    /// Lets no other node reach a shard of this one until it is registered again.
+    pub(super) fn withdraw(&self, shard: ShardId) {
+        self.shared.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&shard.0);
     }
 
     fn group(&self, shard: u16) -> Option<Group> {

@@ -11,8 +11,8 @@ use tokio::time::{Instant, timeout};
 use super::*;
 use crate::cluster::link::testing::{Proxy, Site, Way, introduce, until_within};
 use crate::cluster::raft::GroupSettings;
-use crate::cluster::raft::group::config;
 use crate::cluster::raft::membership;
+use crate::cluster::raft::running::config;
 use crate::kernel::{Batch, Change, EntityId, Op, OpOutcome, Timestamp};
 use crate::storage::state::{StateOptions, StateStore, StoreOptions};
 use crate::storage::types::{LeaderId, LogId, ShardCommand};
@@ -244,6 +244,37 @@ async fn a_replica_with_an_earlier_life_votes_once_its_log_names_it_by_its_key()
     }
 }
 
+/// Node 4 had confirmed entry 20 before it was emptied; node 2 was cut off at 12 and does not know that 4 was ever gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_was_emptied_votes_for_nobody_who_lacks_what_it_had() {
+    let site = Site::new();
+    let (two, four) = (Node::start(&site, 2, u64::MAX).await, Node::start(&site, 4, u64::MAX).await);
+    introduce(&[&two.link, &four.link]);
+    let at = |term, index| LogId::new(LeaderId::new(term, 1).to_committed(), index);
+    let voting = Voting { mark: Some(at(3, 20)), ..Voting::default() };
+    four.network.register(SHARD, four.raft.clone(), four.machine.clone(), voting.clone());
+    let mut replica = two.network.of(SHARD).new_client(4, &BasicNode::new(four.link.address().to_string())).await;
+    until("they are connected", || two.link.is_connected(4)).await;
+    let option = || RPCOption::new(Duration::from_secs(5));
+    let request = |last| VoteRequest { vote: Vote::new(9, 2), last_log_id: Some(last), leadership_transfer: false };
+    for lacks in [at(3, 12), at(2, 40)] {
+        assert!(replica.pre_vote(request(lacks), option()).await.is_err());
+        assert!(replica.vote(request(lacks), option()).await.is_err());
+        let named = VoteRequest { leadership_transfer: true, ..request(lacks) };
+        assert!(replica.vote(named, option()).await.is_err(), "nor if a leader names it");
+    }
+    let transfer = || TransferLeaderRequest::new(Vote::new_committed(9, 2), 4, None);
+    let refuses = |error: RPCError<TypeConfig>| error.to_string().contains("before it was emptied");
+    assert!(replica.transfer_leader(transfer(), option()).await.is_err_and(refuses), "it must not lead yet");
+    voting.stands.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(!replica.transfer_leader(transfer(), option()).await.is_err_and(refuses), "it has it again");
+    assert!(replica.vote(request(at(3, 20)), option()).await.expect("an answer").vote_granted);
+    for node in [two, four] {
+        node.raft.shutdown().await.unwrap();
+        node.link.shutdown().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_of_members_is_not_taken_for_decided_before_it_is() {
     let site = Site::new();
@@ -281,7 +312,7 @@ async fn a_replica_that_may_be_bound_by_a_promise_votes_for_nobody() {
     let request =
         |term, transfer| VoteRequest { vote: Vote::new(term, 1), last_log_id: None, leadership_transfer: transfer };
     let promise = Duration::from_secs(3600);
-    let bound = Voting { promised: promise, own: None };
+    let bound = Voting { promised: promise, ..Voting::default() };
     two.network.register(SHARD, two.raft.clone(), two.machine.clone(), bound);
     assert!(replica.pre_vote(request(1, false), option()).await.is_err());
     assert!(replica.vote(request(1, false), option()).await.is_err());

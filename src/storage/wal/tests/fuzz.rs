@@ -14,9 +14,13 @@ fn any_bytes_as_a_frame_or_a_record() {
     let mut whole = Vec::new();
     let framed = frame::Frame { offset: 64, batch: 0, group: 1, kind: frame::Kind::Append, body: &body };
     frame::put(&mut whole, 7, &framed);
-    let seeds: [&[u8]; 5] = [
+    let mark = record::Mark { upto: Some(log_id(1, 1)), unfinished: true };
+    let marked = record::State { emptied: Some(mark), ..record::State::default() };
+    let seeds: [&[u8]; 7] = [
         &whole,
         &body,
+        &record::encode_state(&marked).expect("encodes"),
+        &record::encode_emptied(None, &mark).expect("encodes"),
         &record::encode_log_id(Some(&log_id(1, 1))).expect("encodes"),
         &record::encode_freed(7).expect("encodes"),
         &[],
@@ -35,6 +39,7 @@ fn any_bytes_as_a_frame_or_a_record() {
             record::decode_vote(bytes).map(drop),
             record::decode_log_id(bytes).map(drop),
             record::decode_state(bytes).map(drop),
+            record::decode_emptied(bytes).map(drop),
             record::decode_freed(bytes).map(drop),
             record::entry_log_id(bytes).map(drop),
         ];

@@ -14,7 +14,7 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::{EntryPayload, RaftLogReader};
 
-use super::{GroupLog, Recovered, Wal, WalOptions};
+use super::{GroupLog, Mark, Recovered, Wal, WalOptions};
 use crate::kernel::{AuditRecord, Op, Timestamp};
 use crate::storage::types::{Entry, LeaderId, LogId, ShardCommand};
 

@@ -14,7 +14,7 @@ enum Call {
     Purge { group: u16, share: u8 },
     Vote { group: u16 },
     Committed { group: u16 },
-    Erase { group: u16 },
+    Empty { group: u16, unfinished: bool },
     Reopen,
 }
 
@@ -26,7 +26,7 @@ fn call() -> impl Strategy<Value = Call> {
         4 => (group.clone(), 0u8..110).prop_map(|(group, share)| Call::Purge { group, share }),
         2 => group.clone().prop_map(|group| Call::Vote { group }),
         2 => group.clone().prop_map(|group| Call::Committed { group }),
-        1 => group.prop_map(|group| Call::Erase { group }),
+        1 => (group, any::<bool>()).prop_map(|(group, unfinished)| Call::Empty { group, unfinished }),
         2 => Just(Call::Reopen),
     ]
 }
@@ -37,6 +37,7 @@ struct Model {
     purged: Option<LogId>,
     vote: Option<Vote>,
     committed: Option<LogId>,
+    mark: Option<Mark>,
 }
 
 impl Model {
@@ -79,9 +80,11 @@ async fn make(call: &Call, term: u64, log: &mut GroupLog, model: &mut Model) {
             model.committed = model.last();
             log.save_committed(model.last()).await.expect("accepted");
         }
-        Call::Erase { .. } => {
-            log.erase().await.expect("durable");
-            *model = Model::default();
+        Call::Empty { unfinished, .. } => {
+            let vote = Vote::new_committed(term, 2);
+            log.empty(Some(vote), *unfinished).await.expect("durable");
+            let upto = model.last().max(model.mark.and_then(|mark| mark.upto));
+            *model = Model { vote: Some(vote), mark: Some(Mark { upto, unfinished: *unfinished }), ..Model::default() };
         }
         Call::Reopen => {}
     }
@@ -97,6 +100,7 @@ async fn agree(wal: &Wal, models: &BTreeMap<u16, Model>) {
             purged: state.last_purged_log_id,
             vote: log.read_vote().await.expect("readable"),
             committed: log.read_committed().await.expect("readable"),
+            mark: log.mark(),
         };
         assert_eq!(&found, model, "group {group}");
         assert_eq!(state.last_log_id, model.last(), "group {group}");
@@ -119,7 +123,7 @@ async fn run(calls: Vec<Call>) {
             | Call::Purge { group, .. }
             | Call::Vote { group }
             | Call::Committed { group }
-            | Call::Erase { group } => {
+            | Call::Empty { group, .. } => {
                 let model = models.entry(*group).or_default();
                 make(call, step as u64 + 1, &mut wal.group(*group), model).await;
             }

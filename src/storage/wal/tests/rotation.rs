@@ -146,20 +146,35 @@ async fn a_hole_or_a_taken_index_is_refused_and_harms_nothing() {
 }
 
 #[tokio::test]
-async fn an_erased_group_is_gone_and_may_come_back() {
+async fn an_emptied_group_keeps_its_vote_and_what_it_had_and_may_fill_again() {
     let dir = tempfile::tempdir().expect("a directory");
     let (wal, _) = open(dir.path(), small());
     let mut log = wal.group(1);
     log.save_vote(&Vote::new(3, 1)).await.expect("durable");
-    append(&mut log, vec![entry(1, 0, "old")]).await;
-    log.erase().await.expect("durable");
-    assert_eq!(wal.groups(), Vec::<u16>::new());
+    append(&mut log, vec![entry(2, 0, "old")]).await;
+    let (older, newer) = (Vote::new_committed(2, 2), Vote::new_committed(3, 2));
+    log.empty(Some(older), true).await.expect("durable");
+    assert_eq!(log.read_vote().await.expect("readable"), Some(Vote::new(3, 1)), "what it promised stays");
     drop((wal, log));
     let (wal, _) = open(dir.path(), small());
     let mut log = wal.group(1);
-    assert_eq!((ends(&mut log).await, log.read_vote().await.expect("readable")), ((None, None), None));
-    append(&mut log, vec![entry(9, 4, "new")]).await;
-    assert_eq!(all(&mut log).await, vec![entry(9, 4, "new")]);
+    assert_eq!(log.mark(), Some(Mark { upto: Some(log_id(2, 0)), unfinished: true }));
+    log.empty(Some(newer), false).await.expect("durable");
+    let mark = Some(Mark { upto: Some(log_id(2, 0)), unfinished: false });
+    assert_eq!((log.mark(), log.read_vote().await.expect("readable")), (mark, Some(newer)));
+    append(&mut log, vec![entry(1, 0, "of an older term"), entry(1, 1, "and another")]).await;
+    assert!(!log.reaches_mark(), "a longer log of an older term has not what this one had");
+    append(&mut log, vec![entry(3, 2, "new")]).await;
+    // Everything that stands before goes into new segments, or goes.
+    for round in 3..400 {
+        append(&mut log, vec![entry(3, round, &text(3, round))]).await;
+        log.purge(log_id(3, round - 1)).await.expect("accepted");
+    }
+    drop((wal, log));
+    let (wal, _) = open(dir.path(), small());
+    let log = wal.group(1);
+    assert!(log.reaches_mark());
+    assert_eq!(log.mark(), mark);
 }
 
 #[tokio::test]
