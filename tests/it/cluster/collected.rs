@@ -23,7 +23,7 @@ async fn who_dies_while_it_gives_space_back_gives_it_back_and_may_have_the_shard
     let mut cluster = Cluster::of(3, plan, None).await;
     let people = people(&cluster).await;
     let first = usize::try_from(Dice(seed()).roll(COLLECT.len() as u64)).expect("small");
-    let steps = usize::try_from(environment("CONSTRUCT_TEST_STEPS", 2)).expect("small");
+    let steps = usize::try_from(environment("CONSTRUCT_TEST_STEPS", 1)).expect("small");
     for (step, before) in COLLECT.iter().cycle().skip(first).take(steps) {
         write(&cluster.nodes[1], &people).await;
         cluster.nodes[0].stop().await;
