@@ -87,7 +87,8 @@ impl Way {
 
     fn remember(&self, shard: ShardId, leader: Option<u64>) {
         let mut leaders = self.leaders.write().unwrap_or_else(PoisonError::into_inner);
-        match leader {
+        // Others may take longer than this node to hear that it leads no more: it is not the way to itself.
+        match leader.filter(|leader| Some(*leader) != self.node()) {
             Some(node) => drop(leaders.insert(shard, node)),
             None => drop(leaders.remove(&shard)),
         }

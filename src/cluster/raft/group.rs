@@ -188,7 +188,7 @@ impl ShardLog for ShardGroup {
     }
 
     fn propose_then(&self, term: u64, op: Op, done: Completion) -> Result<(), LogError> {
-        self.running.read().unwrap_or_else(PoisonError::into_inner).queue.push(term, op, done)
+        self.running().queue.push(term, op, done)
     }
 
     async fn read_barrier(&self, term: u64) -> Result<(), LogError> {

@@ -15,7 +15,8 @@ use crate::disk::damage::files;
 use crate::load::{Dice, environment, seed};
 use crate::node::{Node, Plan};
 
-const WITHIN: Duration = Duration::from_secs(60);
+/// Four debug builds move shards, on a machine that has other things to do.
+const WITHIN: Duration = Duration::from_secs(180);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_dies_while_it_gives_space_back_gives_it_back_and_may_have_the_shards_again() {
@@ -34,6 +35,8 @@ async fn who_dies_while_it_gives_space_back_gives_it_back_and_may_have_the_shard
 
         // A fourth takes two shards from each of the three.
         cluster.join().await;
+        let ended = tokio::time::timeout(WITHIN, cluster.nodes[0].ended()).await;
+        assert!(ended.is_ok(), "{step} was not reached\n{}", cluster.nodes[0].log());
         cluster.nodes[0].aborted().await;
         cluster.nodes[0].disarm();
         cluster.nodes[0].start().await;

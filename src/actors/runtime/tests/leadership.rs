@@ -123,6 +123,20 @@ async fn any_of_three_nodes_puts_a_parked_entity_back_into_service() {
     assert!(lost.detail.contains("not known"), "{lost}");
 }
 
+/// Who led, and whose replica is gone, is told by a node that has not heard of it that it leads itself.
+#[tokio::test]
+async fn a_hint_back_to_who_asks_is_not_remembered() {
+    let three = Nodes::<3>::new().await;
+    let [one, two, three] = &three.nodes;
+    one.ask("a", Command::Add(1)).await.expect("is accepted");
+    one.logs.iter().for_each(|log| log.lead(None, None));
+    two.logs.iter().for_each(|log| log.lead(None, Some(1)));
+    three.logs.iter().for_each(|log| log.lead(Some(2), Some(3)));
+    for round in 2..5 {
+        assert_eq!(one.ask("a", Command::Add(1)).await.expect("is accepted").0, round);
+    }
+}
+
 #[tokio::test]
 async fn after_a_hand_over_the_old_leader_asks_the_new_one() {
     let pair = Pair::new().await;
