@@ -5,6 +5,7 @@
 //! the two can never say different things. Undefined values render as nothing.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use minijinja::{AutoEscape, Environment, Value, context};
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,8 @@ pub const DEFAULT_LOCALE: &str = "en";
 const FUEL: u64 = 50_000;
 
 const LAYOUT: &str = include_str!("templates/layout.html");
+/// Its ending has values escaped.
+const LAYOUT_NAME: &str = "layout.html";
 
 /// Templates that go by mail alone: they carry a token, or their receiver has no account.
 const EMAIL_ONLY: &[&str] = &["verify_email", "known_address", "password_reset", "erasure_done"];
@@ -111,7 +114,7 @@ pub fn parse(text: &str) -> Result<Source, TemplateError> {
 const RESERVED: &percent_encoding::AsciiSet =
     &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-fn environment() -> Environment<'static> {
+static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let mut environment = Environment::new();
     environment.set_fuel(Some(FUEL));
     environment
@@ -119,18 +122,18 @@ fn environment() -> Environment<'static> {
     environment
         .add_filter("urlencode", |text: String| percent_encoding::utf8_percent_encode(&text, RESERVED).to_string());
     environment.add_global("public_url", PUBLIC_URL);
+    environment.add_template(LAYOUT_NAME, LAYOUT).expect("the layout parses; a test renders it");
     environment
-}
+});
 
 /// Renders with `data`; the mail's HTML part is made from its text part.
 ///
 /// # Errors
 /// [`TemplateError::Render`] for a syntax error or a template that takes too long.
 pub fn render(source: &Source, data: &BTreeMap<&str, &str>) -> Result<Rendered, TemplateError> {
-    let environment = environment();
     let values = Value::from_pairs(data.iter().map(|(name, value)| (*name, *value)));
     let part = |name: &str, text: &str| {
-        environment
+        ENVIRONMENT
             .render_named_str(name, text, values.clone())
             .map_err(|error| TemplateError::Render(format!("{name}: {error}")))
     };
@@ -138,7 +141,7 @@ pub fn render(source: &Source, data: &BTreeMap<&str, &str>) -> Result<Rendered, 
     let short = one_line(&part("short", &source.short)?);
     let url = one_line(&part("url", &source.url)?);
     let text = part("text", &source.text)?;
-    let html = to_html(&environment, &subject, &text)?;
+    let html = to_html(&subject, &text)?;
     Ok(Rendered { subject, short, url: Some(url).filter(|url| !url.is_empty()), text, html })
 }
 
@@ -152,11 +155,11 @@ pub fn plain(title: &str, body: &str, url: Option<&str>) -> Rendered {
     }
     text.push('\n');
     let subject = one_line(title);
-    let html = to_html(&environment(), &subject, &text).unwrap_or_default();
+    let html = to_html(&subject, &text).unwrap_or_default();
     Rendered { subject, short: body.to_owned(), url: url.map(str::to_owned), text, html }
 }
 
-fn to_html(environment: &Environment<'_>, subject: &str, text: &str) -> Result<String, TemplateError> {
+fn to_html(subject: &str, text: &str) -> Result<String, TemplateError> {
     let is_link =
         |line: &str| line.starts_with(PUBLIC_URL) || line.starts_with("https://") || line.starts_with("http://");
     let line = |text: &str| Value::from_pairs([("text", Value::from(text)), ("link", Value::from(is_link(text)))]);
@@ -165,8 +168,9 @@ fn to_html(environment: &Environment<'_>, subject: &str, text: &str) -> Result<S
         .filter(|paragraph| !paragraph.trim().is_empty())
         .map(|paragraph| paragraph.trim().lines().map(line).collect::<Value>())
         .collect();
-    environment
-        .render_named_str("layout.html", LAYOUT, context! { subject => subject, paragraphs => paragraphs })
+    ENVIRONMENT
+        .get_template(LAYOUT_NAME)
+        .and_then(|layout| layout.render(context! { subject => subject, paragraphs => paragraphs }))
         .map_err(|error| TemplateError::Render(format!("layout: {error}")))
 }
 

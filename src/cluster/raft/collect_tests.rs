@@ -4,8 +4,12 @@ use openraft::RaftLogReader;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 
 use super::super::tests::{DATA, committed, consistent, names, op, settings, start};
-use super::super::{GroupSettings, Groups};
+use super::super::{Formation, GroupSettings, Groups, adopt};
 use super::*;
+use crate::cluster::recovery::{RecoveryError, Remains, recover};
+use crate::cluster::restore::Founder;
+use crate::kernel::Timestamp;
+use crate::storage::data_dir::DataDir;
 use crate::storage::types::{Entry, LogId, TypeConfig};
 
 const ELSEWHERE: Leader = Leader { term: 9, node: 2 };
@@ -98,6 +102,19 @@ async fn a_founder_that_was_emptied_neither_forms_its_group_again_nor_leads_by_h
     groups.shutdown().await.expect("stops");
 }
 
+/// A replica that the group was without is not what the shard is made of after a lost majority.
+async fn not_recovered(survivor: &std::path::Path) {
+    let formation = Formation { node: 1, shards: 1, cluster: [7; 16], founder: true, named: true };
+    adopt(survivor, &formation).expect("written");
+    let new = tempfile::tempdir().expect("a directory");
+    let directory = DataDir::open(new.path()).expect("locked");
+    let founder = Founder { node: 1, address: String::new(), shards: 1 };
+    let survivors = [survivor.to_owned()];
+    let remains = Remains { survivors: &survivors, until: Timestamp::ZERO, erasures: Default::default() };
+    let recovered = recover(&directory, &founder, remains).await;
+    assert!(matches!(&recovered, Err(RecoveryError::NotHeld(shards)) if shards == "1"), "{recovered:?}");
+}
+
 /// What a crash leaves after the log was emptied looks as if the log had been lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_crash_left_begun_is_ended_before_the_group_starts() {
@@ -110,6 +127,7 @@ async fn what_a_crash_left_begun_is_ended_before_the_group_starts() {
     let (wal, _) = crate::storage::wal::Wal::open(&dir.path().join("wal"), Default::default()).expect("a log");
     wal.group(DATA.0).empty(Some(Vote::new_committed(9, 2)), true).await.expect("durable");
     drop(wal);
+    not_recovered(dir.path()).await;
     let groups = start(dir.path(), settings()).await.expect("it is no damage");
     let group = groups.shard(DATA).expect("a shard");
     has_nothing(group, dir.path());

@@ -150,7 +150,9 @@ impl ShardGroup {
         let failed = |error: String| self.parts.failed("cannot make a snapshot", error);
         let raft = self.raft();
         let applied = self.state().applied().borrow().applied_index;
-        self.machine().write_snapshot().await.map_err(|error| failed(error.to_string()))?;
+        if !self.machine().write_snapshot().await.map_err(|error| failed(error.to_string()))? {
+            return Ok(());
+        }
         let mut tries = 0;
         loop {
             // Passed over while one is being made for a follower.

@@ -94,7 +94,7 @@ impl ShardMachine {
         Self { _holder: Some(holders.token()), ..self.clone() }
     }
 
-    /// Whether anything was ever applied, and not given back.
+    /// Whether nothing is applied, or all of it was given back.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.state.position().is_ok_and(|(applied, _)| applied.is_none())
@@ -144,15 +144,19 @@ impl ShardMachine {
         Ok(())
     }
 
-    /// Writes a snapshot of what is applied by now, for openraft to be handed when it asks for one next.
+    /// Writes a snapshot of what is applied by now, for openraft to be handed when it asks for one next. Whether there was
+    /// anything to write: the state may have been emptied while this waited.
     ///
     /// # Errors
     /// What writing it said; nothing else comes of that, and an older snapshot and the log stay what they were.
-    pub async fn write_snapshot(&self) -> io::Result<()> {
+    pub async fn write_snapshot(&self) -> io::Result<bool> {
         let _turn = self.writing.lock().await;
+        if self.is_empty() {
+            return Ok(false);
+        }
         let file = self.blocking(|machine| machine.snapshots.write(&machine.store, &machine.state)).await?;
         *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
-        Ok(())
+        Ok(true)
     }
 
     /// The header of the newest snapshot.

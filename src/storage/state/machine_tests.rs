@@ -85,6 +85,24 @@ async fn a_snapshot_rebuilds_the_state_elsewhere_and_after_damage() {
     assert_eq!(crash_tests::dump(machine.state()).unwrap(), before);
 }
 
+#[tokio::test]
+async fn a_snapshot_that_waits_while_the_state_is_emptied_leaves_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, machine) = store(dir.path());
+    fill(machine.state(), 1..=20);
+    assert!(machine.write_snapshot().await.unwrap());
+    fill(machine.state(), 21..=30);
+    let turn = machine.turn().await;
+    let first = async {
+        tokio::task::yield_now().await;
+        drop(turn);
+    };
+    let (emptied, written, ()) = tokio::join!(machine.empty(), machine.write_snapshot(), first);
+    emptied.unwrap();
+    assert!(machine.is_empty() && !written.unwrap());
+    assert_eq!(std::fs::read_dir(dir.path().join("snapshots/3")).unwrap().count(), 0);
+}
+
 #[test]
 fn a_damaged_snapshot_costs_nothing() {
     let dir = tempfile::tempdir().unwrap();

@@ -119,8 +119,12 @@ impl ShardState {
     /// [`StateError`] when stored bytes cannot be read.
     pub fn settled_below(&self) -> Result<u64, StateError> {
         let inner = self.read()?;
+        let before = inner.outbox_floor.load(Ordering::Relaxed);
+        let from = keys::outbox(before);
+        if inner.layers.contains(&from)? {
+            return Ok(before);
+        }
         let mut floor = inner.header.next_outbox;
-        let from = keys::outbox(inner.outbox_floor.load(Ordering::Relaxed));
         inner.layers.scan(&from, keys::end_of(&[keys::OUTBOX]).as_deref(), false, |key, _| {
             floor = Parts::of(key).number()?;
             Ok(ControlFlow::Break(()))
