@@ -18,6 +18,7 @@ use super::identity::session::Session;
 use super::identity::signing_keys::SigningKeys;
 use super::identity::user::User;
 use super::members::Members;
+use super::members::level::Level;
 use super::notifications::{Delivery, Devices, Inbox, Preferences, TemplateBook, Topic};
 use super::restoration::Restoration;
 use super::routes::Routes;
@@ -30,6 +31,7 @@ pub fn kinds() -> Vec<Kind> {
     vec![
         Kind::of::<VirtualClock>(),
         Kind::of::<Members>(),
+        Kind::of::<Level>(),
         Kind::of::<KekVersions>(),
         Kind::of::<Keyring>(),
         Kind::of::<KeyFence>(),

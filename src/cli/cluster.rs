@@ -182,7 +182,8 @@ async fn status(args: &AdminArgs) -> Result<String, CliError> {
     };
     let warnings: String =
         list(&cluster["warnings"], "items").iter().map(|text| format!("Warning: {}\n", cell(text))).collect();
-    Ok(summary + &warnings + &member_table(&cluster))
+    let level = format!("The cluster is at level {}.\n", cell(&cluster["level"]));
+    Ok(summary + &level + &warnings + &member_table(&cluster))
 }
 
 async fn token(args: &AdminArgs, expires_in: u32) -> Result<String, CliError> {
@@ -267,12 +268,12 @@ async fn actors(args: &AdminArgs) -> Result<String, CliError> {
 }
 
 fn member_table(cluster: &Value) -> String {
-    let columns = ["id", "address", "state", "version", "zone", "leaders", "replicas", "lag"];
+    let columns = ["id", "address", "state", "version", "level", "zone", "leaders", "replicas", "lag"];
     let rows: Vec<Vec<_>> = list(cluster, "members")
         .iter()
         .map(|member| columns.iter().map(|column| cell(&member[*column])).collect())
         .collect();
-    render(&["NODE", "ADDRESS", "STATE", "VERSION", "ZONE", "LEADERS", "REPLICAS", "LAG"], &rows)
+    render(&["NODE", "ADDRESS", "STATE", "VERSION", "LEVEL", "ZONE", "LEADERS", "REPLICAS", "LAG"], &rows)
 }
 
 /// The items of an answer: itself a list, or its member `name` or `items`.

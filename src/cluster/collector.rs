@@ -12,6 +12,8 @@ use crate::actors::runtime::log::{LogStatus, ShardLog};
 use crate::kernel::ShardId;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Members below this level could not read the log of a node that gave something back.
+const SINCE_LEVEL: u16 = 3;
 /// Pause after a leader did not say that it is without this node.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -30,7 +32,7 @@ impl Coordinator {
             #[expect(clippy::cast_precision_loss, reason = "a gauge")]
             left_over.set(left.len() as f64);
             put_off.retain(|_, since| since.elapsed() < AGAIN);
-            for group in left {
+            for group in left.into_iter().filter(|_| self.level() >= SINCE_LEVEL) {
                 if !put_off.contains_key(&group.shard()) && !self.collect_one(group).await {
                     put_off.insert(group.shard(), Instant::now());
                 }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::planner::{Plan, Task};
 use super::raft::membership::{Step, step};
 use super::raft::{Groups, ShardGroup, naming};
+use crate::actors::members::level::{self, Level};
 use crate::actors::members::{self, Command, Member, Members, View};
 use crate::actors::runtime::Router;
 use crate::actors::runtime::follow::Follower;
@@ -39,12 +40,14 @@ pub struct Coordinator {
     view: watch::Sender<View>,
     /// Of members that joined: SHA-256 of their public keys. Changes before the view does.
     keys: watch::Sender<BTreeMap<u64, [u8; 32]>>,
+    level: watch::Sender<u16>,
 }
 
 impl Coordinator {
     #[must_use]
     pub fn new(router: Router) -> Self {
-        Self { router, view: watch::Sender::default(), keys: watch::Sender::default() }
+        let (view, keys) = (watch::Sender::default(), watch::Sender::default());
+        Self { router, view, keys, level: watch::Sender::default() }
     }
 
     /// The members as this node knows them; behind by as much as its copy of the meta shard is.
@@ -57,6 +60,17 @@ impl Coordinator {
     #[must_use]
     pub fn keys(&self) -> BTreeMap<u64, [u8; 32]> {
         self.keys.borrow().clone()
+    }
+
+    /// The feature level of the cluster as this node knows it (ADR 118).
+    #[must_use]
+    pub fn level(&self) -> u16 {
+        *self.level.borrow()
+    }
+
+    /// All members speak this version of the wire.
+    pub(super) async fn raise(&self, to: u16) -> Result<u16, Error> {
+        self.router.ask::<Level>(&level::id(), level::Command::Raise { to }, &Origin::system("coordinator")).await
     }
 
     #[must_use]
@@ -118,6 +132,9 @@ impl Coordinator {
                     view.clone_from(entity.view());
                     changed
                 });
+            }
+            if let Ok(Some((_, level))) = replica.peek::<Level>(&level::id()) {
+                self.level.send_replace(level.reached);
             }
             if !follower.hears_of(&members::id(), REFRESH).await {
                 return;

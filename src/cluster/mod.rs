@@ -6,6 +6,7 @@ mod collector;
 pub mod coordinator;
 pub mod entities;
 pub mod join;
+pub mod level;
 pub mod link;
 pub mod operations;
 pub mod placement;

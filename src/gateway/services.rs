@@ -9,7 +9,7 @@ use crate::actors::identity::Authority;
 use crate::actors::runtime::{Router, Runtime};
 use crate::cluster::backup::Backups;
 use crate::cluster::coordinator::Coordinator;
-use crate::cluster::link::Link;
+use crate::cluster::link::{Link, NEWEST};
 use crate::kernel::Clock;
 use crate::providers::push::VapidKey;
 use crate::settings::Settings;
@@ -37,5 +37,15 @@ impl Services {
     #[must_use]
     pub fn hears(&self, node: u64) -> bool {
         node == self.settings.node.id || self.link.as_ref().is_some_and(|link| link.is_connected(node))
+    }
+
+    /// The newest version of the wire that a node speaks, or at least the newest of this one's, once known.
+    #[must_use]
+    pub fn speaks(&self, node: u64) -> Option<u16> {
+        if node == self.settings.node.id {
+            return Some(NEWEST);
+        }
+        let peers = self.link.as_ref()?.peers();
+        peers.into_iter().find(|peer| peer.node == node)?.wire
     }
 }

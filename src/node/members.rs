@@ -10,11 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::gate::Admission;
 use super::{NodeError, failed};
+use crate::actors::members::level::{self, Level};
 use crate::actors::members::{Member, Replicas};
 use crate::actors::runtime::Runtime;
 use crate::cluster::coordinator::Coordinator;
 use crate::cluster::entities::{EntityLane, HandlerCell};
 use crate::cluster::join::{self, JoinSettings};
+use crate::cluster::level::{fits, keep};
 use crate::cluster::link::{Authority, Link};
 use crate::cluster::raft::{Formation, Groups, adopt};
 use crate::cluster::secrets;
@@ -79,6 +81,9 @@ impl Between {
             zone: settings.node.zone.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
+        let own = coordinator.router().replica(ShardId::META);
+        let reached = own.and_then(|meta| meta.peek::<Level>(&level::id()).ok().flatten());
+        fits(reached.map_or(0, |(_, level)| level.reached)).map_err(failed("the level of the cluster"))?;
         let Formation { cluster, shards, founder, .. } = self.formation;
         if begins_anew {
             // Before anybody carries out where the old cluster's shards should be.
@@ -88,6 +93,8 @@ impl Between {
         tokio::spawn(Arc::clone(coordinator).run(Arc::clone(groups), stopping.clone()));
         let (link, following) = (self.link.clone(), Arc::clone(coordinator));
         let node = settings.node.id;
+        let (levelling, leveller) = (keep(self.link.clone(), Arc::clone(coordinator)), stopping.clone());
+        tokio::spawn(async move { leveller.run_until_cancelled(levelling).await });
         tokio::spawn(async move { stopping.run_until_cancelled(follow(&link, &following, node)).await });
         let announced = patiently(shutdown, || coordinator.announce(cluster, shards, member.clone(), founder)).await;
         announced.map_err(failed("this node's membership"))?;

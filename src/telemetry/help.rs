@@ -20,6 +20,11 @@ const HELP: &[(Kind, &str, &str)] = &[
     (Gauge, "construct_backup_last_seconds", "When that backup was taken, in seconds since 1970."),
     (Counter, "construct_backups_total", "Backups by outcome."),
     (Gauge, "construct_clock_ahead_seconds", "How far the domain's clock is ahead of the system's, which went back."),
+    (
+        Gauge,
+        "construct_cluster_level",
+        "Feature level of the cluster as this node knows it: what all members can read.",
+    ),
     (Histogram, "construct_command_seconds", "Time from a command's arrival to its durable answer, by kind of entity."),
     (Counter, "construct_commands_total", "Commands to entities by kind and outcome."),
     (Gauge, "construct_damage_set_aside", "Damaged databases and snapshots that were set aside and are kept."),

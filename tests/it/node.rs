@@ -233,6 +233,12 @@ impl Node {
         self.binary = None;
     }
 
+    /// Runs another binary from the next start on.
+    #[cfg(all(feature = "failpoints", feature = "peers"))]
+    pub fn downgrade(&mut self, to: PathBuf) {
+        self.binary = Some(to);
+    }
+
     /// Sets a variable of the process for its next start.
     pub fn set_variable(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));

@@ -5,6 +5,7 @@
 //! the meta shard plans, one step at a time, and leaders of shards carry it out. So nothing of a change is kept anywhere
 //! else, and a crash of whoever ran it costs a repeat. Holds no personal data.
 
+pub mod level;
 mod protocol;
 mod state;
 #[cfg(test)]

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use super::hello::{Answer, HELLO_BYTES, Hello, Lane, Rejection, agree};
-use super::peers::Caller;
+use super::peers::{Caller, Speaks};
 use super::stream::{Io, StreamError, frames, read_one, write_one};
 use super::tls::key_of;
 use super::{BUILD, LinkError, Shared, Stranger, Wire, dial};
@@ -78,7 +78,8 @@ async fn greet(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr) -> 
         Lane::Join => Ok(wire),
         lane => {
             let key = certificate.as_ref().and_then(key_of);
-            let caller = Caller { node: hello.from, key, incarnation: hello.incarnation, build: &hello.build };
+            let speaks = Speaks { incarnation: hello.incarnation, build: &hello.build, wire: hello.wire.1 };
+            let caller = Caller { node: hello.from, key, speaks };
             shared.peers.admit(&caller, lane, &closed).map(|()| wire)
         }
     });
@@ -113,7 +114,7 @@ fn check(
     certificate: Option<&CertificateDer<'_>>,
     plain: bool,
 ) -> Result<u16, Rejection> {
-    let wire = agree(hello.wire)?;
+    let wire = agree(hello.wire, shared.peers.level())?;
     if hello.cluster != shared.cluster {
         return Err(Rejection::Cluster);
     }

@@ -12,8 +12,9 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{sleep, timeout};
 
 use super::accept::chain;
-use super::hello::{Answer, HELLO_BYTES, Hello, Lane, Rejection, WIRE};
+use super::hello::{Answer, HELLO_BYTES, Hello, Lane, Rejection, spoken};
 use super::identity::ClusterId;
+use super::peers::Speaks;
 use super::stream::{Io, StreamError, frames, read_one, write_one};
 use super::tls::{connect_pinned, shows_a_certificate};
 use super::{BUILD, Link, LinkError, LinkSettings, Shared, Stranger, Wire};
@@ -111,7 +112,7 @@ async fn dial(shared: &Arc<Shared>, node: u64, lane: Lane, address: &str) -> Res
         io
     };
     let hello = Hello {
-        wire: WIRE,
+        wire: spoken(shared.peers.level()),
         lane,
         cluster: shared.cluster,
         from: shared.node,
@@ -119,19 +120,19 @@ async fn dial(shared: &Arc<Shared>, node: u64, lane: Lane, address: &str) -> Res
         incarnation: shared.incarnation,
         build: BUILD.to_owned(),
     };
-    let (incarnation, build) = greet(&mut io, &hello).await?;
-    shared.peers.met(node, incarnation, &build);
+    let (incarnation, build, wire) = greet(&mut io, &hello).await?;
+    shared.peers.met(node, &Speaks { incarnation, build: &build, wire });
     let (sender, receiver) = frames(io, shared.settings.pace(lane), shared.stop.child_token());
     Ok(Wire { node, incarnation, sender, receiver })
 }
 
 /// Says hello and hears who answered.
-async fn greet(io: &mut Io, hello: &Hello) -> Result<(u64, String), LinkError> {
+async fn greet(io: &mut Io, hello: &Hello) -> Result<(u64, String, u16), LinkError> {
     write_one(io, &hello.encode()?).await?;
     match Answer::decode(&read_one(io, HELLO_BYTES).await?)? {
         Answer::Refused(rejection) => Err(rejection.into()),
         Answer::Welcome { node, .. } if hello.to != 0 && node != hello.to => Err(Rejection::Node { node }.into()),
-        Answer::Welcome { incarnation, build, .. } => Ok((incarnation, build)),
+        Answer::Welcome { incarnation, build, wire, .. } => Ok((incarnation, build, wire)),
     }
 }
 
@@ -155,7 +156,7 @@ pub(in crate::cluster) async fn dial_member(joining: &Joining, address: &str) ->
         let address_of = stream.peer_addr().map_err(StreamError::Io)?;
         let mut io = connect_pinned(&joining.cluster, joining.authority, stream).await?;
         let hello = Hello {
-            wire: WIRE,
+            wire: spoken(0),
             lane: Lane::Join,
             cluster: joining.cluster,
             from: joining.node,

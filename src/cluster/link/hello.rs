@@ -13,7 +13,10 @@ use crate::kernel::codec::{self, CodecError};
 /// whatever nodes say to each other, so also commands and replies of entities, and which kinds there are (ADR 104).
 ///
 /// 2: kinds, replies and a subscription's place are not what they were in 1, which no build speaks beside it.
-pub(super) const WIRE: (u16, u16) = (2, 2);
+/// 3: there is a level of the cluster (ADR 118), and the log of a group that was emptied can be read (ADR 111).
+const WIRE: (u16, u16) = (2, 3);
+/// The newest version of the wire that this build speaks: the highest level that a cluster with it can have.
+pub const NEWEST: u16 = WIRE.1;
 /// The largest hello or answer.
 pub(super) const HELLO_BYTES: usize = 4096;
 
@@ -111,9 +114,15 @@ impl Rejection {
     }
 }
 
-/// The version of the wire that both sides use.
-pub(super) fn agree(other: (u16, u16)) -> Result<u16, Rejection> {
+/// Oldest and newest version that is spoken in a cluster of this level.
+pub(super) const fn spoken(level: u16) -> (u16, u16) {
     let (oldest, newest) = WIRE;
+    (if level > oldest { level } else { oldest }, newest)
+}
+
+/// The version of the wire that both sides use, in a cluster of this level.
+pub(super) fn agree(other: (u16, u16), level: u16) -> Result<u16, Rejection> {
+    let (oldest, newest) = spoken(level);
     let wire = newest.min(other.1);
     if wire < oldest.max(other.0) { Err(Rejection::Wire { oldest, newest }) } else { Ok(wire) }
 }
@@ -180,10 +189,19 @@ mod tests {
 
     #[test]
     fn two_builds_use_the_newest_common_version_or_part() {
-        assert_eq!(agree((2, 2)), Ok(2));
-        assert_eq!(agree((1, 9)), Ok(2));
-        assert_eq!(agree((3, 9)), Err(Rejection::Wire { oldest: 2, newest: 2 }));
-        assert_eq!(agree((1, 1)), Err(Rejection::Wire { oldest: 2, newest: 2 }));
+        assert_eq!(agree((2, 2), 0), Ok(2));
+        assert_eq!(agree((1, 9), 0), Ok(3));
+        assert_eq!(agree((4, 9), 0), Err(Rejection::Wire { oldest: 2, newest: 3 }));
+        assert_eq!(agree((1, 1), 0), Err(Rejection::Wire { oldest: 2, newest: 3 }));
+    }
+
+    #[test]
+    fn what_is_below_the_level_of_the_cluster_is_not_spoken() {
+        assert_eq!(agree((2, 2), 2), Ok(2));
+        assert_eq!(agree((2, 2), 3), Err(Rejection::Wire { oldest: 3, newest: 3 }));
+        assert_eq!(agree((2, 3), 3), Ok(3));
+        // This build is the one that is too old.
+        assert_eq!(agree((4, 4), 4), Err(Rejection::Wire { oldest: 4, newest: 3 }));
     }
 
     #[test]
@@ -205,7 +223,7 @@ mod tests {
         ];
         let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
         fuzz("hello", &seeds, |bytes| {
-            let agreed = Hello::decode(bytes).map(|hello| agree(hello.wire));
+            let agreed = Hello::decode(bytes).map(|hello| agree(hello.wire, 0));
             if let Ok(Ok(wire)) = agreed {
                 assert!((WIRE.0..=WIRE.1).contains(&wire));
             }

@@ -37,7 +37,7 @@ use self::stream::{FrameReceiver, FrameSender, Io, Pace};
 use self::tls::Tls;
 
 pub(in crate::cluster) use self::dial::{Joining, dial_member, is_member};
-pub use self::hello::{Lane, Rejection};
+pub use self::hello::{Lane, NEWEST, Rejection};
 pub(in crate::cluster) use self::identity::sha256;
 pub use self::identity::{Authority, ClusterId, Identity, IdentityError, NodeKey, fingerprint};
 pub use self::peers::PeerStatus;
@@ -247,6 +247,11 @@ impl Link {
     #[must_use]
     pub fn peers(&self) -> Vec<PeerStatus> {
         self.shared.peers.status(self.shared.node)
+    }
+
+    /// The level of the cluster: older versions of the wire are not spoken from here on.
+    pub fn set_level(&self, level: u16) {
+        self.shared.peers.set_level(level);
     }
 
     /// Whether this node can be reached and shows signs of life.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -94,11 +95,14 @@ pub struct PeerStatus {
     pub incarnation: Option<u64>,
     /// Version of its program, once known.
     pub build: Option<String>,
+    /// The newest version of the wire that it speaks, or at least the newest of this node's, once known.
+    pub wire: Option<u16>,
 }
 
 /// The table of nodes. Members come from the cluster's membership; an address may be known before that.
 pub(super) struct Peers {
     path: PathBuf,
+    level: AtomicU16,
     table: Mutex<Table>,
     changed: watch::Sender<u64>,
 }
@@ -120,6 +124,7 @@ struct Seen {
     connected: bool,
     incarnation: Option<u64>,
     build: Option<String>,
+    wire: Option<u16>,
     /// Streams that the node opened towards this one, with the key it showed.
     inbound: Vec<Inbound>,
     /// Told when the node shows that it is there.
@@ -137,8 +142,23 @@ pub(super) struct Caller<'a> {
     pub node: u64,
     /// `None` in plain text.
     pub key: Option<KeyHash>,
+    pub speaks: Speaks<'a>,
+}
+
+/// What the other side of a stream says of its process.
+pub(super) struct Speaks<'a> {
     pub incarnation: u64,
     pub build: &'a str,
+    /// The newest version of the wire that it speaks; of one that accepted a stream, the newest that both do.
+    pub wire: u16,
+}
+
+impl Seen {
+    fn hears(&mut self, speaks: &Speaks<'_>) {
+        let same = self.incarnation.replace(speaks.incarnation) == Some(speaks.incarnation);
+        self.wire = Some(speaks.wire).max(self.wire.filter(|_| same));
+        self.build = Some(speaks.build.to_owned());
+    }
 }
 
 impl Table {
@@ -180,7 +200,7 @@ impl Peers {
             Err(error) => return Err(error),
         };
         let table = Mutex::new(Table { members, keys, ..Table::default() });
-        Ok(Self { path, table, changed: watch::channel(0).0 })
+        Ok(Self { path, level: AtomicU16::new(0), table, changed: watch::channel(0).0 })
     }
 
     /// Replaces the members, durably. Streams of a node that no longer is one are closed.
@@ -252,12 +272,12 @@ impl Peers {
     /// Registers a stream that a node opened, or says why not. One of the raft or the entity lane takes the place of
     /// the one before it; a node that restarted loses all it had.
     pub fn admit(&self, caller: &Caller, lane: Lane, stream: &CancellationToken) -> Result<(), Rejection> {
-        let Caller { node, key, incarnation, build } = *caller;
+        let Caller { node, key, ref speaks } = *caller;
         let mut table = self.lock();
         table.admits(node, key)?;
         let seen = table.seen.entry(node).or_default();
         seen.inbound.retain(|inbound| !inbound.stream.is_cancelled());
-        let restarted = seen.incarnation.is_some_and(|known| known != incarnation);
+        let restarted = seen.incarnation.is_some_and(|known| known != speaks.incarnation);
         let replaced = |of: Lane| restarted || (of == lane && lane != Lane::Snapshot);
         seen.inbound.retain(|inbound| {
             if replaced(inbound.lane) {
@@ -269,16 +289,23 @@ impl Peers {
             return Err(Rejection::Busy);
         }
         seen.inbound.push(Inbound { lane, key, stream: stream.clone() });
-        (seen.incarnation, seen.build) = (Some(incarnation), Some(build.to_owned()));
+        seen.hears(speaks);
         seen.alive.notify_waiters();
         Ok(())
     }
 
     /// What the other side said of itself on a stream of ours.
-    pub fn met(&self, node: u64, incarnation: u64, build: &str) {
-        let mut table = self.lock();
-        let seen = table.seen.entry(node).or_default();
-        (seen.incarnation, seen.build) = (Some(incarnation), Some(build.to_owned()));
+    pub fn met(&self, node: u64, speaks: &Speaks<'_>) {
+        self.lock().seen.entry(node).or_default().hears(speaks);
+    }
+
+    /// The level of the cluster, as far as this node knows it.
+    pub fn level(&self) -> u16 {
+        self.level.load(Ordering::Relaxed)
+    }
+
+    pub fn set_level(&self, level: u16) {
+        self.level.store(level, Ordering::Relaxed);
     }
 
     pub fn set_connected(&self, node: u64, connected: bool) {
@@ -309,6 +336,7 @@ impl Peers {
                 connected: seen.is_some_and(|seen| seen.connected),
                 incarnation: seen.and_then(|seen| seen.incarnation),
                 build: seen.and_then(|seen| seen.build.clone()),
+                wire: seen.and_then(|seen| seen.wire),
             }
         });
         status.collect()

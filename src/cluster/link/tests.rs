@@ -80,7 +80,7 @@ async fn plain_text_works_between_nodes_that_both_ask_for_it_and_never_for_joini
     assert_eq!(round_trip(&mut wire, b"plain").await.unwrap(), b"plain");
     let mut stream: Io = Box::new(TcpStream::connect(two.address()).await.unwrap());
     let hello = Hello {
-        wire: hello::WIRE,
+        wire: hello::spoken(0),
         lane: Lane::Join,
         cluster: CLUSTER,
         from: 3,
@@ -91,6 +91,38 @@ async fn plain_text_works_between_nodes_that_both_ask_for_it_and_never_for_joini
     stream::write_one(&mut stream, &hello.encode().unwrap()).await.unwrap();
     let answer = hello::Answer::decode(&stream::read_one(&mut stream, 4096).await.unwrap()).unwrap();
     assert_eq!(answer, hello::Answer::Refused(Rejection::Certificate));
+}
+
+#[tokio::test]
+async fn a_node_below_the_level_of_the_cluster_is_refused() {
+    let site = Site::new();
+    let plain = LinkSettings { plain_text: true, ..settings() };
+    let (one, two) = (site.link_with(1, plain.clone()).await, site.link_with(2, plain).await);
+    introduce(&[&one, &two]);
+    echo(&two, Lane::Entity);
+    let hello = Hello {
+        wire: (2, 2),
+        lane: Lane::Entity,
+        cluster: CLUSTER,
+        from: 1,
+        to: 2,
+        incarnation: 7,
+        build: "0.0.9".to_owned(),
+    };
+    let say = async || {
+        let mut stream: Io = Box::new(TcpStream::connect(two.address()).await.unwrap());
+        stream::write_one(&mut stream, &hello.encode().unwrap()).await.unwrap();
+        hello::Answer::decode(&stream::read_one(&mut stream, 4096).await.unwrap()).unwrap()
+    };
+    assert!(matches!(say().await, hello::Answer::Welcome { wire: 2, .. }));
+    let seen = || two.peers().into_iter().find(|peer| peer.node == 1).and_then(|peer| peer.wire);
+    assert_eq!(seen(), Some(2));
+    two.set_level(NEWEST);
+    assert_eq!(say().await, hello::Answer::Refused(Rejection::Wire { oldest: NEWEST, newest: NEWEST }));
+    // The same node as a newer process.
+    let mut wire = one.open(2, Lane::Entity).await.unwrap();
+    assert_eq!(round_trip(&mut wire, b"new").await.unwrap(), b"new");
+    assert_eq!(seen(), Some(NEWEST));
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use crate::actors::members::{self, Command, Known, Member, MemberState, Members, Replicas, View};
 use crate::actors::runtime::log::ShardReport;
 use crate::cluster::join::Token;
+use crate::cluster::link::NEWEST;
 use crate::cluster::operations::Progress;
 use crate::gateway::{Call, Endpoint, Reply};
 use crate::kernel::{Error, ShardId};
@@ -90,6 +91,8 @@ struct MemberView {
     /// `up`, `down` (it does not answer this node), `draining` or `leaving`.
     state: &'static str,
     version: String,
+    /// The highest level that it can be part of, as far as this node knows.
+    level: Option<u16>,
     zone: String,
     /// How many shards it leads, and has a replica of.
     leaders: usize,
@@ -103,6 +106,9 @@ struct MemberView {
 struct ClusterView {
     members: Vec<MemberView>,
     shards: usize,
+    /// The feature level: what members of a lower one cannot read is written, and they are let in no more. Rises when all
+    /// members can.
+    level: u16,
     /// What an operator should know.
     warnings: Vec<String>,
 }
@@ -120,7 +126,12 @@ async fn get_cluster(call: Call<()>) -> Result<Reply, Error> {
     if headless > 0 {
         warnings.push(format!("{headless} of {} shards have no leader that this node can reach.", shards.len()));
     }
-    Ok(Reply::ok(&ClusterView { members, shards: shards.len(), warnings }))
+    let level = call.services.cluster.level();
+    if level < NEWEST {
+        let why = "a member is older, or away";
+        warnings.push(format!("The cluster is at level {level}, and this node could be at {NEWEST}: {why}."));
+    }
+    Ok(Reply::ok(&ClusterView { members, shards: shards.len(), level, warnings }))
 }
 
 /// The members; before the first is known, this node alone.
@@ -157,7 +168,8 @@ fn member_view(call: &Call<()>, view: &View, id: u64, shards: &BTreeMap<ShardId,
         lag = lag.zip(behind).map(|(lag, behind)| lag + behind);
     }
     let Member { address, zone, version, .. } = known.member.clone();
-    MemberView { id, address, state, version, zone, leaders, replicas, lag }
+    let level = call.services.speaks(id);
+    MemberView { id, address, state, version, level, zone, leaders, replicas, lag }
 }
 
 /// One replica of a shard.

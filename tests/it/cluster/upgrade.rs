@@ -1,5 +1,6 @@
 //! A cluster of the previous version becomes one of this version, node by node, while people are served at all of them:
-//! nothing acknowledged is lost or done twice, and in between old and new nodes answer for each other. Versions that share
+//! nothing acknowledged is lost or done twice, and in between old and new nodes answer for each other. The level of the cluster
+//! rises once all are new (ADR 118), and not before; then an older node is let in no more. Versions that share
 //! no version of the wire are not mixed: the new node says so and waits, and all are upgraded together.
 //!
 //! `CONSTRUCT_TEST_PREVIOUS` names the binary of the previous version (`scripts/test` builds it). Without it this is a
@@ -28,7 +29,9 @@ async fn nodes_are_upgraded_one_by_one_while_people_are_served() {
     let mut dice = Dice(seed());
     let previous = std::env::var_os("CONSTRUCT_TEST_PREVIOUS").map_or_else(under_test, PathBuf::from);
     println!("from {} to {}", previous.display(), under_test().display());
-    let mut cluster = Cluster::of(3, move |_| patient(Plan::sandbox()).binary(previous.clone()), None).await;
+    let old = previous.clone();
+    let mut cluster = Cluster::of(3, move |_| patient(Plan::sandbox()).binary(old.clone()), None).await;
+    let before = level(&cluster.nodes[0]).await;
     let (world, stay) = (World::of(&cluster), Stay::default());
     let mut roll = || Dice(dice.roll(u64::MAX));
     let staying = travel(&world, RESIDENT, roll(), Some(&stay));
@@ -41,6 +44,9 @@ async fn nodes_are_upgraded_one_by_one_while_people_are_served() {
             let (customer, now) = tokio::join!(customer, upgrade(&mut cluster, upgraded));
             customers.push(customer);
             upgraded = now;
+            if upgraded < cluster.nodes.len() {
+                assert_eq!(level(&cluster.nodes[0]).await, before, "an old node could not read what follows");
+            }
             every_node_serves_everybody(&world, customers.len()).await;
             println!("{upgraded} of {} nodes upgraded, {:.1?}", cluster.nodes.len(), began.elapsed());
         }
@@ -53,6 +59,45 @@ async fn nodes_are_upgraded_one_by_one_while_people_are_served() {
     for node in &cluster.nodes {
         audit_holds(node).await;
     }
+    let newest = all_at_the_newest_level(&cluster).await;
+    println!("the level was {before}, and is {newest}");
+    if before < newest {
+        an_older_node_is_refused(&mut cluster, previous).await;
+    }
+}
+
+/// The feature level of the cluster, as a node knows it.
+async fn level(node: &Node) -> u64 {
+    node.operator().get("/admin/v1/cluster").await.expect(200)["level"].as_u64().unwrap_or(0)
+}
+
+/// Waits until every node knows the level to be what all of them speak; that level.
+async fn all_at_the_newest_level(cluster: &Cluster) -> u64 {
+    let until = Instant::now() + SPOKEN_TO_WITHIN;
+    let mut poll = tokio::time::interval(Duration::from_millis(50));
+    let answer = cluster.nodes[0].operator().get("/admin/v1/cluster").await;
+    let newest = answer.expect(200)["members"][0]["level"].as_u64().expect("a level");
+    for node in &cluster.nodes {
+        while level(node).await != newest {
+            assert!(Instant::now() < until, "the level does not rise\n{}", node.log());
+            poll.tick().await;
+        }
+    }
+    newest
+}
+
+/// A node that goes back says why it is refused; as a new one it goes on where it was.
+async fn an_older_node_is_refused(cluster: &mut Cluster, previous: PathBuf) {
+    let node = &mut cluster.nodes[0];
+    node.kill().await;
+    node.forget_log();
+    node.downgrade(previous);
+    node.spawn();
+    assert!(!is_spoken_to(node).await, "an old node takes part at a level that it cannot read");
+    node.kill().await;
+    node.upgrade();
+    node.start().await;
+    cluster.settled().await;
 }
 
 /// Upgrades the next node as the operator's handbook says, or all that are left where it has to be so; how many are then.
