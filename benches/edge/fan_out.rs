@@ -140,12 +140,13 @@ impl Socket {
     /// Sends a command and waits for its answer, which must be no refusal.
     async fn ask(&mut self, command: &str) {
         self.stream.write_all(&frame(command.as_bytes(), Some([0; 4]))).await.expect("sent");
-        let id = command.get(..7).unwrap_or_default().to_owned();
+        let json = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).expect("JSON");
+        let asked = json(command.as_bytes());
         loop {
-            let text = self.next().await;
-            let text = String::from_utf8_lossy(&text);
-            if text.starts_with(&id) {
-                assert!(!text.contains("\"error\""), "{text}");
+            let frame = self.next().await;
+            let answer = frame.split(|byte| *byte == b'\n').map(json).find(|reply| reply["id"] == asked["id"]);
+            if let Some(answer) = answer {
+                assert!(answer["error"].is_null(), "{answer}");
                 return;
             }
         }

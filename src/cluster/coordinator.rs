@@ -70,7 +70,10 @@ impl Coordinator {
 
     /// All members speak this version of the wire.
     pub(super) async fn raise(&self, to: u16) -> Result<u16, Error> {
-        self.router.ask::<Level>(&level::id(), level::Command::Raise { to }, &Origin::system("coordinator")).await
+        let raise = level::Command::Raise { to };
+        let raised = self.router.ask::<Level>(&level::id(), raise, &Origin::system("coordinator")).await?;
+        self.level.send_modify(|level| *level = raised.max(*level));
+        Ok(raised)
     }
 
     #[must_use]

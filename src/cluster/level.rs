@@ -10,7 +10,7 @@ use super::link::{Link, NEWEST, PeerStatus};
 use crate::actors::members::View;
 use crate::kernel::ShardId;
 
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Members that speak less know of no levels.
 const FIRST: u16 = 3;
 
