@@ -144,7 +144,7 @@ impl Socket {
         let asked = json(command.as_bytes());
         loop {
             let frame = self.next().await;
-            let answer = frame.split(|byte| *byte == b'\n').map(json).find(|reply| reply["id"] == asked["id"]);
+            let answer = frame[..].split(|byte| *byte == b'\n').map(json).find(|reply| reply["id"] == asked["id"]);
             if let Some(answer) = answer {
                 assert!(answer["error"].is_null(), "{answer}");
                 return;
