@@ -111,7 +111,15 @@ async fn an_upstream_that_never_answers_holds_up_what_is_meant_for_it_alone() {
     let mut waiting = tokio::task::JoinSet::new();
     for _ in 0..40 {
         let api = person.api.clone();
-        waiting.spawn(async move { api.get("/stuck/thing").await });
+        waiting.spawn(async move {
+            // The route takes a moment to come into effect.
+            loop {
+                let answer = api.get("/stuck/thing").await;
+                if answer.status != 404 {
+                    return answer;
+                }
+            }
+        });
     }
     // Half of the places is what an upstream may hold; the others hear so at once.
     let mut refused = 0;
