@@ -67,7 +67,8 @@ pub fn document(declarations: &[Declaration]) -> Value {
 const INTRODUCTION: &str = "JSON over HTTP. Ids are TypeIDs such as `usr_01h455vb4pex5vsknk084sn02q`, times RFC 3339 \
 in UTC, money whole minor units with an ISO 4217 currency; an integer is written without a fraction. Lists take `limit` and `cursor` and answer `items` and \
 `next_cursor`. Refusals are problem documents (RFC 9457); their `type` is stable, their texts are not.\n\n\
-Every POST and PATCH takes an `Idempotency-Key`: a repeat answers the first response. Send `If-Match` with the `ETag` you read \
+Every POST and PATCH takes an `Idempotency-Key`: a repeat answers the first response, unless that \
+said 5xx or `Retry-After`: such a request is sent again under the same key. Send `If-Match` with the `ETag` you read \
 to change only what you saw. `RateLimit` fields tell how often you may still call.";
 
 fn about(tag: &str) -> &'static str {

@@ -109,11 +109,12 @@ impl Reply {
         self
     }
 
-    /// Whether the answer may be remembered for a repeat of its request.
+    /// Whether the answer may be remembered for a repeat of its request: a refusal that says when to ask again is none.
     #[must_use]
     pub fn is_final(&self) -> bool {
+        let passes = self.status.is_client_error() && self.headers.contains_key(RETRY_AFTER);
         let status = self.status.as_u16();
-        status < 500 && status != 429 && matches!(self.body, Body::Full(_))
+        status < 500 && status != 429 && !passes && matches!(self.body, Body::Full(_))
     }
 }
 
@@ -279,6 +280,7 @@ mod tests {
     fn only_final_answers_are_remembered() {
         assert!(Reply::empty(204).is_final() && Reply::empty(422).is_final());
         assert!(!Reply::empty(429).is_final() && !Reply::empty(500).is_final());
+        assert!(Reply::empty(409).is_final() && !Reply::empty(409).header("retry-after", "5").is_final());
         assert_eq!(Reply::empty(200).etag(7).headers[ETAG], "\"7\"");
     }
 }

@@ -1,7 +1,8 @@
 //! `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): a repeat answers the first response.
 //!
 //! The scope of a key is its user; without one, its source and path. Commands of a request run under the scope, so
-//! even a request that is carried out again after a crash takes effect once. Answers 5xx and 429 are not remembered.
+//! even a request that is carried out again after a crash takes effect once. Answers 5xx and 429 are not remembered,
+//! nor is any refusal with `Retry-After`: it asks for the very same request again.
 
 #[cfg(test)]
 mod tests;

@@ -3,15 +3,19 @@
 //! A POST that nobody wrote a good body for (`cases.rs`) fails here, on the day it lands.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::cases::{Case, World, admin_case};
 use super::*;
 
 /// POSTs that take no key, since what they do can be done twice: their senders repeat by protocol.
 const WITHOUT_KEY: [&str; 2] = ["receiveStripeWebhook", "unsubscribe"];
+/// What was paid becomes known to its subscription sooner.
+const SETTLED_WITHIN: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_post_is_accepted_and_a_repeat_under_its_key_is_answered_once_also_after_a_restart() {
@@ -96,4 +100,35 @@ async fn again(sent: &BTreeMap<String, (Case, String, Answer)>, faults: &mut Vec
 /// The parts of an answer that a repeat must repeat.
 fn same(first: &Answer, second: &Answer) -> bool {
     (first.status, &first.text) == (second.status, &second.text)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_says_when_to_ask_again_is_not_the_last_answer_to_its_key() {
+    let node = Plan::sandbox().start().await;
+    let person = Person::sign_up(&node, &Maildir::of(&node.data()), "ada@example.com", "consumer").await;
+    let (card, challenged) =
+        (person.add_card("pm_card_visa").await, person.add_card("pm_card_authenticationRequired").await);
+    let (plus, pro) = (person::plan(&person.api, "Plus").await, person::plan(&person.api, "Pro").await);
+    let subscription = person.subscribe(plus["id"].as_str().expect("an id"), &card).await;
+    let path = format!("/v1/subscriptions/{}/change", subscription["id"].as_str().expect("an id"));
+    // A change whose payment waits for an answer of its payer, and another one meanwhile.
+    let costly = json!({ "plan_id": pro["id"], "payment_method_id": challenged });
+    let waiting = person.api.post(&path, &costly).await;
+    assert!(!waiting.json["pending_change"].is_null(), "{}", waiting.text);
+    let (key, more) = (fresh_key(), json!({ "quantity": 2, "payment_method_id": card }));
+    for _ in 0..2 {
+        let refused = person.api.post_once(&path, &key, &more).await;
+        refused.expect(409);
+        assert!(!refused.header("retry-after").is_empty() && refused.header("idempotency-replayed").is_empty());
+    }
+    let invoice = waiting.text_at("/latest_invoice_id");
+    let body = json!({ "payment_method_id": card });
+    person.api.post(&format!("/v1/invoices/{invoice}/pay"), &body).await.expect(200);
+    let (asked, deadline) = (|| person.api.post_once(&path, &key, &more), Instant::now() + SETTLED_WITHIN);
+    let mut taken = asked().await;
+    while taken.status == 409 && Instant::now() < deadline {
+        taken = asked().await;
+    }
+    assert_eq!((taken.expect(200)["quantity"].as_i64(), &taken.json["plan_id"]), (Some(2), &pro["id"]));
+    assert_eq!(asked().await.header("idempotency-replayed"), "true");
 }
