@@ -57,14 +57,24 @@ pub fn run(run: &Run) {
 
 /// Two nodes join and two others leave, while people write; for each of them the longest time between two answers.
 fn rebalance(place: &Path, nodes: &mut Vec<Node>, writing: &Writing) -> Vec<Duration> {
+    let mut longest = Vec::new();
+    let mut ended = |what: &str, began: Instant| {
+        writing.written_since(Instant::now());
+        let now = writing.longest(began);
+        let millis: Vec<u128> = now.iter().map(Duration::as_millis).collect();
+        eprintln!("  {what} ({:.1} s): longest pauses in ms: {millis:?}", began.elapsed().as_secs_f64());
+        longest.push(now);
+    };
     let began = Instant::now();
     for _ in 0..2 {
         let number = nodes.len() + 1;
         nodes.push(join(place, &nodes[0], number));
     }
     settled(nodes);
+    ended("two nodes join", began);
     let mut left = Vec::new();
     for id in 1..=2 {
+        let began = Instant::now();
         // It is not asked any more, and runs on: mails of all nodes are in the directory of the first.
         left.push(nodes.remove(0));
         writing.ask(&*nodes);
@@ -77,10 +87,13 @@ fn rebalance(place: &Path, nodes: &mut Vec<Node>, writing: &Writing) -> Vec<Dura
                 (status == 404 || progress["done"] == true).then_some(())
             });
         }
+        ended(&format!("node {id} leaves"), began);
     }
+    let began = Instant::now();
     settled(nodes);
-    writing.written_since(Instant::now());
-    writing.longest(began)
+    ended("the rest", began);
+    let people = longest[0].len();
+    (0..people).map(|person| longest.iter().map(|phase| phase[person]).max().unwrap_or_default()).collect()
 }
 
 /// Three nodes, settled, whose mails are in one place.

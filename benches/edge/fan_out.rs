@@ -13,7 +13,6 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
 use crate::raw::{PUBLISH, Raw};
-use crate::sockets::SOCKETS;
 use crate::support::node::{Node, Person, until};
 use crate::support::process::cpu;
 use crate::support::{Goal, Run, rate};
@@ -31,6 +30,7 @@ pub struct Crowd {
     runtime: Option<Runtime>,
     received: Arc<AtomicU64>,
     connected: SocketAddr,
+    sockets: usize,
 }
 
 impl Crowd {
@@ -54,7 +54,7 @@ impl Crowd {
         for socket in opened {
             runtime.spawn(socket.listen(Arc::clone(&received)));
         }
-        Self { runtime: Some(runtime), received, connected: address }
+        Self { runtime: Some(runtime), received, connected: address, sockets }
     }
 
     /// Publishes again and again for `turn`, each time waiting until everybody has it; deliveries for each second of
@@ -64,7 +64,7 @@ impl Crowd {
         let mut delivered = 0;
         while began.elapsed() < turn {
             publish();
-            delivered += SOCKETS as u64;
+            delivered += self.sockets as u64;
             until(Instant::now() + WITHIN, "everybody has it", || {
                 (self.received.load(Ordering::Relaxed) - already >= delivered).then_some(())
             });

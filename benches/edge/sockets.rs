@@ -8,7 +8,9 @@ use crate::support::node::{Node, Person};
 use crate::support::process::resident;
 use crate::support::{Goal, Measured, Run};
 
-pub const SOCKETS: usize = 10_000;
+const SOCKETS: usize = 10_000;
+/// Of the send loop while the node's are open too: a process may be allowed 20,000 files and no more.
+const SOCKETS_BESIDE: usize = 9_900;
 /// Each with a session of their own; sockets of one person are tabs and devices.
 const PEOPLE: usize = 16;
 const PEOPLE_IN_FULL: usize = 500;
@@ -27,14 +29,15 @@ pub fn run(run: &Run) {
     let node = Node::start(&run.place);
     let people = node.people(people);
     let raw = Raw::start("sockets");
-    let (ours, our_memory) = idle(node.pid(), settled, |sockets| Crowd::of_the_node(&node, &people, sockets));
     let (theirs, raw_memory) = idle(raw.pid(), SETTLED, |sockets| Crowd::of_raw(raw.address, sockets));
+    drop(theirs);
+    let (ours, our_memory) = idle(node.pid(), settled, |sockets| Crowd::of_the_node(&node, &people, sockets));
     if memory {
         let measured = Measured { ours: our_memory, raw: Some(raw_memory), ratio: Some(our_memory / raw_memory) };
         measured.print("idle WebSocket / bare socket, KB each", Goal::AtMost(12.0));
     }
     if fan_out {
-        let publisher: &Person = &people[0];
+        let (publisher, theirs): (&Person, _) = (&people[0], Crowd::of_raw(raw.address, SOCKETS_BESIDE));
         fan_out::run(run, (&node, &ours, publisher), (&raw, &theirs));
     }
 }
