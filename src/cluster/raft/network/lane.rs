@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
 use super::wire::{Call, Reply, Request};
@@ -29,6 +29,8 @@ pub(super) struct Peer {
     node: u64,
     next: AtomicU64,
     state: Mutex<State>,
+    /// Wakes who waits for the stream.
+    connected: Notify,
 }
 
 #[derive(Default)]
@@ -46,12 +48,13 @@ pub(super) struct Waiting {
 
 impl Peer {
     pub fn new(node: u64) -> Self {
-        Self { node, next: AtomicU64::new(1), state: Mutex::default() }
+        Self { node, next: AtomicU64::new(1), state: Mutex::default(), connected: Notify::new() }
     }
 
     /// Serves one stream until it ends.
     pub async fn run(self: &Arc<Self>, mut wire: Wire, link: &Link) {
         self.lock().sender = Some(wire.sender);
+        self.connected.notify_waiters();
         link.set_connected(self.node, true);
         loop {
             let message = match wire.receiver.next().await {
@@ -109,6 +112,34 @@ impl Peer {
     pub async fn ask(self: &Arc<Self>, shard: u16, call: Call, limit: Duration) -> Result<Reply, LaneError> {
         let asked = async { self.send(shard, call).await?.reply().await };
         timeout(limit, asked).await.unwrap_or(Err(LaneError::Late(limit)))
+    }
+
+    /// As [`Peer::ask`]; where there is no stream yet, waits for one first. For what is not asked again by itself: who has
+    /// just been made a voter may be told to stand for election before it ever spoke to the others.
+    pub async fn ask_once_connected(
+        self: &Arc<Self>,
+        shard: u16,
+        call: Call,
+        limit: Duration,
+    ) -> Result<Reply, LaneError> {
+        let asked = async {
+            self.stream().await;
+            self.send(shard, call).await?.reply().await
+        };
+        timeout(limit, asked).await.unwrap_or(Err(LaneError::Late(limit)))
+    }
+
+    async fn stream(&self) {
+        let mut connected = std::pin::pin!(self.connected.notified());
+        loop {
+            // Counts as waiting before it looks, so that nothing is missed in between.
+            connected.as_mut().enable();
+            if self.lock().sender.is_some() {
+                return;
+            }
+            connected.as_mut().await;
+            connected.set(self.connected.notified());
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -197,8 +197,14 @@ impl Replica {
         peer.ask(self.shard, call, limit).await.map_err(|error| self.failed(&error, action))
     }
 
+    /// What openraft asks once: an answer of "not connected" would cost an election time-out.
+    async fn ask_once(&self, call: Call, action: RPCTypes, limit: Duration) -> Result<Reply, RPCError<TypeConfig>> {
+        let Some(peer) = self.peer() else { return Err(self.unreachable().into()) };
+        peer.ask_once_connected(self.shard, call, limit).await.map_err(|error| self.failed(&error, action))
+    }
+
     async fn ask_vote(&self, call: Call, option: &RPCOption) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        match self.ask(call, RPCTypes::Vote, option.soft_ttl()).await? {
+        match self.ask_once(call, RPCTypes::Vote, option.soft_ttl()).await? {
             Reply::Voted(vote) => Ok(vote),
             other => Err(unexpected(&other)),
         }
@@ -280,7 +286,7 @@ impl RaftNetworkV2<TypeConfig> for Replica {
         request: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
-        match self.ask(Call::Transfer(request), RPCTypes::TransferLeader, option.soft_ttl()).await? {
+        match self.ask_once(Call::Transfer(request), RPCTypes::TransferLeader, option.soft_ttl()).await? {
             Reply::Transferred(answer) => Ok(answer),
             other => Err(unexpected(&other)),
         }

@@ -244,6 +244,27 @@ async fn a_replica_with_an_earlier_life_votes_once_its_log_names_it_by_its_key()
     }
 }
 
+/// A member that was just taken in may be told to lead before it has spoken to anybody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_never_spoke_to_a_node_waits_for_the_stream_with_what_is_asked_once() {
+    let site = Site::new();
+    let (one, two) = (Node::start(&site, 1, u64::MAX).await, Node::start(&site, 2, u64::MAX).await);
+    introduce(&[&one.link, &two.link]);
+    let mut replica = one.network.of(SHARD).new_client(2, &BasicNode::new(two.link.address().to_string())).await;
+    assert!(!one.link.is_connected(2));
+    let request = || VoteRequest { vote: Vote::new(1, 1), last_log_id: None, leadership_transfer: false };
+    let option = || RPCOption::new(Duration::from_secs(60));
+    assert!(replica.vote(request(), option()).await.expect("an answer").vote_granted);
+    two.link.shutdown().await;
+    until("the stream ends", || !one.link.is_connected(2)).await;
+    let short = RPCOption::new(Duration::from_millis(50));
+    assert!(matches!(replica.pre_vote(request(), short).await, Err(RPCError::Timeout(_))), "and gives up in time");
+    for node in [one, two] {
+        node.raft.shutdown().await.unwrap();
+        node.link.shutdown().await;
+    }
+}
+
 /// Node 4 had confirmed entry 20 before it was emptied; node 2 was cut off at 12 and does not know that 4 was ever gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_was_emptied_votes_for_nobody_who_lacks_what_it_had() {
