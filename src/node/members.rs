@@ -82,7 +82,9 @@ impl Between {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let own = coordinator.router().replica(ShardId::META);
-        let reached = own.and_then(|meta| meta.peek::<Level>(&level::id()).ok().flatten());
+        // One that cannot be read may be a newer build's.
+        let reached = own.map(|meta| meta.peek::<Level>(&level::id())).transpose();
+        let reached = reached.map_err(failed("the level of the cluster"))?.flatten();
         fits(reached.map_or(0, |(_, level)| level.reached)).map_err(failed("the level of the cluster"))?;
         let Formation { cluster, shards, founder, .. } = self.formation;
         if begins_anew {
