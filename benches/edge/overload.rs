@@ -15,7 +15,8 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::generator::{self, Call, Figures, Load, request};
-use crate::support::node::{Node, PASSWORD, Person};
+use crate::support::client::call;
+use crate::support::node::{Node, PASSWORD, Person, until};
 use crate::support::{Goal, Run, rate};
 
 /// More than there are places for requests in the node, so that it must refuse.
@@ -24,10 +25,12 @@ const CONNECTIONS: usize = 6000;
 const AT_THE_PEAK: [usize; 3] = [64, 256, 1024];
 const PATIENCE: Duration = Duration::from_secs(2);
 const PEOPLE: usize = 16;
+const RESTS_WITHIN: Duration = Duration::from_secs(300);
 const GOAL: Goal = Goal::Ratio(0.9);
 
 pub fn run(run: &Run) {
-    if !run.wants("overload") {
+    let wanted = |what| run.wants(&format!("overload, {what}"));
+    if !["commands", "notifications", "sign-ins", "sockets"].into_iter().any(wanted) {
         return;
     }
     // A node inherits where this process may run.
@@ -35,11 +38,29 @@ pub fn run(run: &Run) {
     let node = Node::start(&run.place);
     let people = node.people(PEOPLE);
     pin_myself("1");
-    compare(run, &node, "commands", commands(&people));
-    compare(run, &node, "notifications", notifications(&node, &people));
-    compare(run, &node, "sign-ins", sign_ins(&people));
-    sockets(run, &node, &people);
+    for (what, asked) in [
+        ("commands", commands(&people)),
+        ("notifications", notifications(&node, &people)),
+        ("sign-ins", sign_ins(&people)),
+    ] {
+        if wanted(what) {
+            compare(run, &node, what, asked);
+            rests(&node);
+        }
+    }
+    if wanted("sockets") {
+        sockets(run, &node, &people);
+    }
     pin_myself("0,1");
+}
+
+/// Waits until the node has done what was acknowledged: the next row is not to pay for it.
+fn rests(node: &Node) {
+    let waiting = |line: &str| line.starts_with("construct_outbox_records{") && !line.ends_with(" 0");
+    until(Instant::now() + RESTS_WITHIN, "everything acknowledged is done", || {
+        let (_, metrics) = call(node.admin, "GET", "/metrics", Some(&node.operator()), None);
+        metrics.as_str().is_some_and(|metrics| !metrics.lines().any(waiting)).then_some(())
+    });
 }
 
 fn commands(people: &[Person]) -> Call {
@@ -69,9 +90,9 @@ fn sign_ins(people: &[Person]) -> Call {
 }
 
 /// One row: answers in time each second at three times the peak's rate, and the peak.
-fn compare(run: &Run, node: &Node, what: &str, call: Call) {
+fn compare(run: &Run, node: &Node, what: &str, asked: Call) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let load = runtime.block_on(Load::open(node.gateway, call, CONNECTIONS));
+    let load = runtime.block_on(Load::open(node.gateway, asked, CONNECTIONS));
     let turn = run.turn();
     let closed = |callers: usize| {
         let began = Instant::now();

@@ -10,7 +10,7 @@ pub fn call(address: SocketAddr, method: &str, path: &str, token: Option<&str>, 
     try_call(address, method, path, token, body).expect("an answer")
 }
 
-/// As [`call`], of a node that may be dying.
+/// As [`call`], of a node that may be dying. What is not JSON is a string.
 pub fn try_call(
     address: SocketAddr,
     method: &str,
@@ -31,5 +31,5 @@ pub fn try_call(
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
     let status = head.get(9..12).and_then(|status| status.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
-    Ok((status, serde_json::from_str(body).unwrap_or(Value::Null)))
+    Ok((status, serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned()))))
 }

@@ -297,8 +297,9 @@ impl Shared {
         if bytes <= self.options.compact_min_bytes.max(GROWN_AGAIN * gate.compacting.last_bytes) {
             return Ok(None);
         }
+        // Without a snapshot nobody knows how much of it is of use.
         let live = self.live_bytes()?;
-        if bytes <= GROWN * live {
+        if live == 0 || bytes <= GROWN * live {
             return Ok(None);
         }
         let free = fs4::available_space(&self.data_dir)?;

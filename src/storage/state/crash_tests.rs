@@ -1,10 +1,12 @@
 //! The state of a shard through flushes, restarts and crashes at every step of a flush, against the model.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::snapshot::Snapshots;
 use super::tests::{Model, any_entries, batch, settle_sequences};
 use super::*;
 use crate::kernel::{Batch, Change, Op, ShardId};
@@ -225,4 +227,32 @@ fn compacting_keeps_everything_and_gives_space_back() {
     let (_store, state) = open(dir.path());
     assert_eq!(dump(&state).unwrap(), before);
     assert!(matches!(super::compact(dir.path()), Err(StateError::Io(_))), "the database is in use");
+}
+
+/// On a node that is younger than its first snapshot most of the database may well be of use.
+#[test]
+fn a_database_is_rewritten_once_a_snapshot_says_how_little_of_it_is_of_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        cache_bytes: 8 << 20,
+        flush_every: Duration::from_secs(3600),
+        compact_min_bytes: 1,
+        ..StoreOptions::default()
+    };
+    let store = StateStore::open(dir.path(), options).unwrap();
+    let state = store.shard(SHARD).unwrap();
+    for index in 1..=100u64 {
+        let row = |value| Change::Row { table: "t".into(), key: vec![1], value };
+        let batch = Batch { changes: vec![row(Some(vec![index.to_le_bytes()[0]; 150_000]))], ..batch("a", index - 1) };
+        state.apply(index, &[Op::Batch(Box::new(batch))]).unwrap();
+        store.flush().unwrap();
+    }
+    let directory = || std::fs::metadata(dir.path().join("state")).unwrap().ino();
+    let (original, before) = (directory(), dump(&state).unwrap());
+    store.shared.compact_some();
+    assert_eq!(directory(), original, "nobody knows how much of it is of use");
+    Snapshots::at(dir.path().join("snapshots/1"), 1).unwrap().write(&store, &state).unwrap();
+    store.shared.compact_some();
+    assert_ne!(directory(), original);
+    assert_eq!(dump(&state).unwrap(), before);
 }
