@@ -250,8 +250,8 @@ async fn who_never_spoke_to_a_node_waits_for_the_stream_with_what_is_asked_once(
     let site = Site::new();
     let (one, two) = (Node::start(&site, 1, u64::MAX).await, Node::start(&site, 2, u64::MAX).await);
     introduce(&[&one.link, &two.link]);
-    let mut replica = one.network.of(SHARD).new_client(2, &BasicNode::new(two.link.address().to_string())).await;
     assert!(!one.link.is_connected(2));
+    let mut replica = one.network.of(SHARD).new_client(2, &BasicNode::new(two.link.address().to_string())).await;
     let request = || VoteRequest { vote: Vote::new(1, 1), last_log_id: None, leadership_transfer: false };
     let option = || RPCOption::new(Duration::from_secs(60));
     assert!(replica.vote(request(), option()).await.expect("an answer").vote_granted);
