@@ -125,8 +125,7 @@ impl Groups {
         settings: GroupSettings,
         network: Network,
     ) -> Result<Self, RaftGroupError> {
-        let written = wal.clone();
-        store.follow(Box::new(move || written.wait().map_err(Into::into)));
+        store.follow(Box::new(wal.clone()));
         let mut starting = Vec::new();
         for shard in 0..=settings.shards {
             let (store, dir, mut log) = (Arc::clone(&store), data_dir.to_owned(), wal.group(shard));

@@ -25,7 +25,8 @@ const ORIGINAL: &str = "state.before-compacting";
 
 /// Bytes copied at once; a flush waits that long.
 const SLICE_BYTES: usize = 1 << 20;
-/// How many times larger than the newest snapshots the database may be, and than it was when it was last rewritten.
+/// How many times larger than the newest snapshots and the log the database may be, and than it was when it was last
+/// rewritten.
 const GROWN: u64 = 4;
 const GROWN_AGAIN: u64 = 2;
 /// Room that a copy must find, against the newest snapshots.
@@ -298,8 +299,9 @@ impl Shared {
             return Ok(None);
         }
         // Without a snapshot nobody knows how much of it is of use.
-        let live = self.live_bytes()?;
-        if live == 0 || bytes <= GROWN * live {
+        let newest = self.snapshot_bytes()?;
+        let live = newest + self.log.get().map_or(0, |log| log.kept_bytes());
+        if newest == 0 || bytes <= GROWN * live {
             return Ok(None);
         }
         let free = fs4::available_space(&self.data_dir)?;
@@ -310,8 +312,8 @@ impl Shared {
         Ok(Some(bytes))
     }
 
-    /// About how much the database holds: the newest snapshots of all shards.
-    fn live_bytes(&self) -> io::Result<u64> {
+    /// The newest snapshots of all shards: about what the database held then.
+    fn snapshot_bytes(&self) -> io::Result<u64> {
         let mut bytes = 0;
         let shards = match fs::read_dir(self.data_dir.join("snapshots")) {
             Ok(shards) => shards,

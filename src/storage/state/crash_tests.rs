@@ -1,12 +1,13 @@
 //! The state of a shard through flushes, restarts and crashes at every step of a flush, against the model.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::snapshot::Snapshots;
+use super::store::Log;
 use super::tests::{Model, any_entries, batch, settle_sequences};
 use super::*;
 use crate::kernel::{Batch, Change, Op, ShardId};
@@ -32,16 +33,33 @@ fn crash(store: &StateStore, state: &ShardState, steps: usize) {
     store.fail();
 }
 
+/// A log that does as it is told.
+struct Scripted<F> {
+    settle: F,
+    kept: Arc<AtomicU64>,
+}
+
+impl<F: Fn() -> std::io::Result<()> + Send + Sync> Log for Scripted<F> {
+    fn settle(&self) -> std::io::Result<()> {
+        (self.settle)()
+    }
+
+    fn kept_bytes(&self) -> u64 {
+        self.kept.load(Ordering::SeqCst)
+    }
+}
+
 #[test]
 fn nothing_is_flushed_that_the_log_may_lose() {
     let dir = tempfile::tempdir().unwrap();
     let (store, state) = open(dir.path());
     let waited = Arc::new(AtomicUsize::new(0));
     let (count, inner) = (Arc::clone(&waited), Arc::clone(&state));
-    store.follow(Box::new(move || match count.fetch_add(1, Ordering::SeqCst) {
+    let settle = move || match count.fetch_add(1, Ordering::SeqCst) {
         0 => Ok(assert_eq!(inner.durable(), None, "the log comes first")),
         _ => Err(std::io::Error::other("the log failed")),
-    }));
+    };
+    store.follow(Box::new(Scripted { settle, kept: Arc::default() }));
     state.apply(1, &[Op::Batch(Box::new(batch("a", 0)))]).unwrap();
     store.flush().unwrap();
     assert_eq!(state.durable().map(|at| at.index), Some(1));
@@ -229,7 +247,8 @@ fn compacting_keeps_everything_and_gives_space_back() {
     assert!(matches!(super::compact(dir.path()), Err(StateError::Io(_))), "the database is in use");
 }
 
-/// On a node that is younger than its first snapshot most of the database may well be of use.
+/// On a node that is younger than its first snapshot, or took in much since its last, most of the database may well be of
+/// use.
 #[test]
 fn a_database_is_rewritten_once_a_snapshot_says_how_little_of_it_is_of_use() {
     let dir = tempfile::tempdir().unwrap();
@@ -251,7 +270,12 @@ fn a_database_is_rewritten_once_a_snapshot_says_how_little_of_it_is_of_use() {
     let (original, before) = (directory(), dump(&state).unwrap());
     store.shared.compact_some();
     assert_eq!(directory(), original, "nobody knows how much of it is of use");
+    let kept = Arc::new(AtomicU64::new(1 << 30));
+    store.follow(Box::new(Scripted { settle: || Ok(()), kept: Arc::clone(&kept) }));
     Snapshots::at(dir.path().join("snapshots/1"), 1).unwrap().write(&store, &state).unwrap();
+    store.shared.compact_some();
+    assert_eq!(directory(), original, "the log has as much that no snapshot has");
+    kept.store(0, Ordering::SeqCst);
     store.shared.compact_some();
     assert_ne!(directory(), original);
     assert_eq!(dump(&state).unwrap(), before);

@@ -19,6 +19,7 @@ use std::{fs, io, thread};
 use tokio::sync::watch;
 
 use crate::kernel::{ShardId, fail_point};
+use crate::storage::wal::Wal;
 
 use super::base::{Base, Damage};
 use super::compact::Compacting;
@@ -58,8 +59,27 @@ pub struct StateStore {
     rebuilding: bool,
 }
 
-/// Blocks until the log is durable as far as it was written.
-pub type LogBarrier = Box<dyn Fn() -> io::Result<()> + Send + Sync>;
+/// The log that the state follows.
+pub trait Log: Send + Sync {
+    /// Blocks until it is durable as far as it was written.
+    ///
+    /// # Errors
+    /// When it cannot become durable.
+    fn settle(&self) -> io::Result<()>;
+
+    /// What it holds that may be younger than the newest snapshots, in bytes.
+    fn kept_bytes(&self) -> u64;
+}
+
+impl Log for Wal {
+    fn settle(&self) -> io::Result<()> {
+        self.wait().map_err(Into::into)
+    }
+
+    fn kept_bytes(&self) -> u64 {
+        self.stats().live_bytes
+    }
+}
 
 pub(super) struct Shared {
     pub(super) data_dir: PathBuf,
@@ -67,8 +87,7 @@ pub(super) struct Shared {
     pub(super) damage: Arc<Damage>,
     /// Held by whoever writes sled: a flush, or for a moment the installation of a snapshot.
     gate: Mutex<Gate>,
-    /// Returns once everything appended to the log by now is durable.
-    log: OnceLock<LogBarrier>,
+    pub(super) log: OnceLock<Box<dyn Log>>,
     /// A snapshot was finished.
     unpaused: Condvar,
     wake: Arc<Wake>,
@@ -229,7 +248,7 @@ impl StateStore {
     }
 
     /// From now on nothing is written here that the log does not hold durably. Later calls change nothing.
-    pub fn follow(&self, log: LogBarrier) {
+    pub fn follow(&self, log: Box<dyn Log>) {
         let _ = self.shared.log.set(log);
     }
 
@@ -411,7 +430,7 @@ impl Shared {
         }
         fail_point::reach("flush.taken");
         if let Some(log) = self.log.get() {
-            log()?;
+            log.settle()?;
         }
         gate.redo.write(&rounds)?;
         fail_point::reach("flush.redo_synced");

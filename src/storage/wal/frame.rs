@@ -105,6 +105,15 @@ pub fn put(buffer: &mut Vec<u8>, salt: u64, frame: &Frame<'_>) {
     buffer.resize(start + size(frame.body.len()) as usize, 0);
 }
 
+/// How many bytes the frame at the beginning of `bytes` says it has, without what follows its body; those of a head where
+/// there is none yet.
+#[must_use]
+pub fn claimed(bytes: &[u8]) -> usize {
+    bytes
+        .first_chunk::<HEADER_BYTES>()
+        .map_or(HEADER_BYTES, |head| HEADER_BYTES + u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize)
+}
+
 /// The frame at the beginning of `bytes`, which stand at `offset` of their segment; none unless it is valid.
 #[must_use]
 pub fn parse(bytes: &[u8], offset: u32, salt: u64) -> Option<Frame<'_>> {

@@ -64,13 +64,12 @@ pub fn recover(disk: &dyn Disk) -> Result<Recovery, WalError> {
         for number in numbers {
             let is_last = number == last.number();
             let segment = Arc::new(Segment::open(disk, number)?);
-            let bytes = segment.read_all()?;
-            let read = replay.read(&segment, &bytes)?;
+            let read = replay.read(&segment)?;
             report.records += read.records;
             if is_last {
-                report.cut = seal_tail(&segment, &bytes, &read)?;
+                report.cut = seal_tail(&segment, &read)?;
             } else if !read.sealed {
-                seal_again(&segment, &bytes, &read)?;
+                seal_again(&segment, &read)?;
             }
             segments.push_back(segment);
         }
@@ -98,9 +97,8 @@ fn list(disk: &dyn Disk) -> Result<Vec<u64>, WalError> {
 
 /// The oldest segment that still matters, by what the last one says.
 fn oldest_needed(last: &Segment) -> Result<u64, WalError> {
-    let bytes = last.read_all()?;
     let mut oldest = last.header.oldest;
-    last.scan(&bytes, |frame| {
+    last.scan(|frame| {
         if frame.kind == Kind::Freed {
             let freed = record::decode_freed(frame.body).map_err(|source| last.unreadable(frame.offset, source))?;
             oldest = oldest.max(freed + 1);
@@ -126,8 +124,8 @@ fn remove_freed(disk: &dyn Disk, numbers: &mut Vec<u64>, oldest: u64) -> Result<
 
 /// What is damaged in the last segment: it may hide that older ones were freed.
 fn first_damage(last: &Segment) -> Option<WalError> {
+    let end = last.scan(|_| Ok(())).ok()?;
     let bytes = last.read_all().ok()?;
-    let end = last.scan(&bytes, |_| Ok(())).ok()?;
     let hidden = frame::next_valid(&bytes, end, last.header.salt)?;
     Some(last.corrupt(end, &format!("a record is damaged, and there are others behind it, at {hidden}")))
 }
@@ -144,12 +142,13 @@ fn require_all(disk: &dyn Disk, numbers: &[u64], oldest: u64) -> Result<(), WalE
 }
 
 /// Makes the end of the last segment durable and final.
-fn seal_tail(last: &Segment, bytes: &[u8], read: &Read) -> Result<Option<Cut>, WalError> {
+fn seal_tail(last: &Segment, read: &Read) -> Result<Option<Cut>, WalError> {
     if read.sealed {
         last.cut(read.end)?;
         return Ok(None);
     }
-    let torn = match tail::judge(bytes, read.end, read.last_batch, last.header.salt) {
+    let bytes = last.read_all()?;
+    let torn = match tail::judge(&bytes, read.end, read.last_batch, last.header.salt) {
         Tail::Damaged(what) => return Err(last.corrupt(read.end, &what)),
         Tail::Seal => return seal(last, read.end).map(|()| None),
         Tail::Empty => None,
@@ -176,8 +175,9 @@ fn seal(last: &Segment, end: u32) -> Result<(), WalError> {
 }
 
 /// An older segment ends in a seal. When what stands there is that seal, damaged, nothing is lost.
-fn seal_again(segment: &Segment, bytes: &[u8], read: &Read) -> Result<(), WalError> {
-    match tail::judge(bytes, read.end, read.last_batch, segment.header.salt) {
+fn seal_again(segment: &Segment, read: &Read) -> Result<(), WalError> {
+    let bytes = segment.read_all()?;
+    match tail::judge(&bytes, read.end, read.last_batch, segment.header.salt) {
         Tail::Seal => {
             tracing::warn!(path = %segment.path().display(), "the seal of a segment was damaged and is written again");
             seal(segment, read.end)
@@ -211,9 +211,9 @@ struct GroupReplay {
 }
 
 impl Replay {
-    fn read(&mut self, segment: &Arc<Segment>, bytes: &[u8]) -> Result<Read, WalError> {
+    fn read(&mut self, segment: &Arc<Segment>) -> Result<Read, WalError> {
         let mut read = Read { records: 0, end: HEADER_BYTES, last_batch: HEADER_BYTES, sealed: false };
-        read.end = segment.scan(bytes, |frame| {
+        read.end = segment.scan(|frame| {
             read.records += 1;
             read.last_batch = frame.batch;
             read.sealed = frame.kind == Kind::Seal;

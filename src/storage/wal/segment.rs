@@ -20,6 +20,8 @@ pub const HEADER_BYTES: u32 = 48;
 const MAGIC: [u8; 8] = *b"cnstrwal";
 const VERSION: u32 = 1;
 const SUFFIX: &str = ".wal";
+/// Of a segment that is read from its beginning, so much is in memory.
+const PIECE_BYTES: usize = 1 << 20;
 /// The name of a segment until its header is durable.
 pub const UNFINISHED: &str = "next.tmp";
 
@@ -212,19 +214,26 @@ impl Segment {
         disk.sync_dir().map_err(self.io("sync the directory of"))
     }
 
-    /// Visits the valid frames from the first on; the offset of the first byte that is none, or of the file's end.
-    pub fn scan<'a>(
-        &self,
-        bytes: &'a [u8],
-        mut visit: impl FnMut(Frame<'a>) -> Result<(), WalError>,
-    ) -> Result<u32, WalError> {
-        let mut offset = HEADER_BYTES;
-        while let Some(rest) = bytes.get(offset as usize..) {
-            let Some(frame) = frame::parse(rest, offset, self.header.salt) else { break };
-            offset = frame.end();
-            visit(frame)?;
+    /// Visits the valid frames from the first on, a piece of the file in memory at a time; the offset of the first byte that
+    /// is none, or of the file's end.
+    pub fn scan(&self, mut visit: impl FnMut(Frame<'_>) -> Result<(), WalError>) -> Result<u32, WalError> {
+        let (mut piece, mut base, mut offset) = (Vec::new(), HEADER_BYTES, HEADER_BYTES);
+        loop {
+            let rest: &[u8] = piece.get((offset - base) as usize..).unwrap_or_default();
+            if let Some(frame) = frame::parse(rest, offset, self.header.salt) {
+                offset = frame.end();
+                visit(frame)?;
+                continue;
+            }
+            let left = usize::try_from(self.size().saturating_sub(u64::from(offset))).expect("at most 4 GiB");
+            let claimed = frame::claimed(rest);
+            if rest.len() >= claimed || rest.len() >= left {
+                return Ok(offset);
+            }
+            piece.resize(claimed.max(PIECE_BYTES).min(left), 0);
+            self.file.read_exact_at(&mut piece, u64::from(offset)).map_err(self.io("read"))?;
+            base = offset;
         }
-        Ok(offset)
     }
 
     pub fn corrupt(&self, offset: u32, what: &str) -> WalError {
@@ -243,6 +252,8 @@ impl Segment {
 
 #[cfg(test)]
 mod tests {
+    use super::super::disk::OsDisk;
+    use super::super::frame::Kind;
     use super::*;
 
     #[test]
@@ -269,5 +280,36 @@ mod tests {
         assert_eq!(number("00000000000000000012.wal"), Some(12));
         assert_eq!(number("next.tmp"), None);
         assert_eq!(number("+0000000000000000012.wal"), None);
+    }
+
+    #[test]
+    fn frames_of_any_size_are_found_whatever_piece_of_the_file_they_begin_in() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let disk = OsDisk::open(dir.path()).expect("opens");
+        let lengths = [0, 100, PIECE_BYTES - 200, 3, PIECE_BYTES, PIECE_BYTES * 2 + 5, 7, PIECE_BYTES - 16, 1];
+        let segment = Segment::create(&disk, Header::new(1, 1, 8 << 20)).expect("made");
+        let mut bytes = Vec::new();
+        for (number, length) in (1u8..).zip(lengths) {
+            let offset = HEADER_BYTES + u32::try_from(bytes.len()).expect("small");
+            let body = vec![number; length];
+            let frame = Frame { offset, batch: offset, group: 7, kind: Kind::Append, body: &body };
+            frame::put(&mut bytes, segment.header.salt, &frame);
+        }
+        let found = |segment: &Segment| {
+            let mut found = Vec::new();
+            let end = segment.scan(|frame| {
+                assert!(frame.body.iter().all(|byte| usize::from(*byte) == found.len() + 1));
+                Ok(found.push(frame.body.len()))
+            });
+            (found, end.expect("readable"))
+        };
+        segment.write(&bytes, HEADER_BYTES).expect("written");
+        let end = HEADER_BYTES + u32::try_from(bytes.len()).expect("small");
+        assert_eq!(found(&segment), (lengths.to_vec(), end));
+        // The file ends within the last frame, within its head, and within the largest.
+        for (cut, left) in [(8, 8), (30, 7), (PIECE_BYTES + 4096, 5)] {
+            segment.cut(end - u32::try_from(cut).expect("small")).expect("cut");
+            assert_eq!(found(&segment).0, lengths[..left], "{cut} bytes are missing");
+        }
     }
 }
