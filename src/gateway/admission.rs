@@ -63,6 +63,9 @@ impl Class {
     }
 }
 
+/// When a machine may ask again, in seconds.
+const BULK_AGAIN: u32 = 3;
+
 /// The places of one listener.
 #[derive(Debug)]
 pub struct Admission {
@@ -127,7 +130,9 @@ fn overloaded(class: Class) -> metrics::Counter {
 
 fn refused(class: Class) -> Error {
     overloaded(class).increment(1);
-    Error::overloaded("The gateway")
+    let error = Error::overloaded("The gateway");
+    // Machines can wait longer than people, and what their refusals cost is not to be had for who is served.
+    if class == Class::Bulk { error.retry_after(BULK_AGAIN) } else { error }
 }
 
 impl Drop for Permit {
@@ -152,7 +157,8 @@ mod tests {
         let bulk = fill(&admission, Class::Bulk);
         let interactive = fill(&admission, Class::Interactive);
         assert_eq!((bulk.len(), interactive.len()), (30, 60));
-        assert!(admission.admit(Class::Bulk).is_err() && admission.admit(Class::Upstream).is_err());
+        let again = |class| admission.admit(class).map(drop).expect_err("it is full for it").retry_after_seconds;
+        assert_eq!((again(Class::Bulk), again(Class::Upstream)), (Some(BULK_AGAIN), Some(1)));
         let payments = fill(&admission, Class::Payments);
         assert_eq!(payments.len(), 10);
         assert!(admission.admit(Class::Health).is_ok_and(|permit| permit.is_none()));

@@ -357,7 +357,8 @@ impl App for Gateway {
         if let Err(error) = &outcome
             && matches!(error.code, ErrorCode::Overloaded | ErrorCode::RateLimited)
         {
-            self.refusals.wait(&self.draining).await;
+            let told = Duration::from_secs(error.retry_after_seconds.unwrap_or(1).into());
+            self.refusals.wait(told, &self.draining).await;
         }
         let mut reply = outcome.unwrap_or_else(|error| {
             let mut reply = problem(&error, &exchange.request_id);
