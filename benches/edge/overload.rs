@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::generator::{self, Call, Figures, Load, request};
 use crate::support::client::call;
 use crate::support::node::{Node, PASSWORD, Person, until};
-use crate::support::{Goal, Run, rate};
+use crate::support::{Goal, Measured, Run, rate};
 
 /// More than there are places for requests in the node, so that it must refuse.
 const CONNECTIONS: usize = 6000;
@@ -25,12 +25,14 @@ const CONNECTIONS: usize = 6000;
 const AT_THE_PEAK: [usize; 3] = [64, 256, 1024];
 const PATIENCE: Duration = Duration::from_secs(2);
 const PEOPLE: usize = 16;
+/// How long notifications come in as fast as they are taken, before the sign-ins behind them.
+const BACKLOG: Duration = Duration::from_secs(20);
 const RESTS_WITHIN: Duration = Duration::from_secs(300);
 const GOAL: Goal = Goal::Ratio(0.9);
 
 pub fn run(run: &Run) {
     let wanted = |what| run.wants(&format!("overload, {what}"));
-    if !["commands", "notifications", "sign-ins", "sockets"].into_iter().any(wanted) {
+    if !["commands", "notifications", "sign-ins", "sign-ins behind a backlog", "sockets"].into_iter().any(wanted) {
         return;
     }
     // A node inherits where this process may run.
@@ -50,6 +52,9 @@ pub fn run(run: &Run) {
     }
     if wanted("sockets") {
         sockets(run, &node, &people);
+    }
+    if wanted("sign-ins behind a backlog") {
+        behind_a_backlog(run, &node, &people);
     }
     pin_myself("0,1");
 }
@@ -113,6 +118,25 @@ fn compare(run: &Run, node: &Node, what: &str, asked: Call) {
     );
     measured.print(&format!("overload, {what}/s at 3x / at the peak"), GOAL);
     eprintln!("  the last turn at 3x: {:?}", last.get());
+}
+
+/// Sign-ins at three times their peak while the node has as many notifications to deliver as it took in `BACKLOG`.
+fn behind_a_backlog(run: &Run, node: &Node, people: &[Person]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let asked = runtime.block_on(Load::open(node.gateway, sign_ins(people), CONNECTIONS));
+    let turn = run.turn();
+    let (_, peak) = best(|callers| {
+        let began = Instant::now();
+        let figures = runtime.block_on(asked.closed(callers, turn));
+        rate(figures.good, began.elapsed())
+    });
+    let sent = runtime.block_on(Load::open(node.gateway, notifications(node, people), AT_THE_PEAK[1]));
+    let accepted = runtime.block_on(sent.closed(AT_THE_PEAK[1], BACKLOG)).good;
+    let last = runtime.block_on(asked.at_rate(offered(peak), turn * 3, PATIENCE));
+    let ours = rate(last.good, turn * 3);
+    let measured = Measured { ours, raw: Some(peak), ratio: Some(ours / peak) };
+    measured.print("overload, sign-ins/s at 3x behind a backlog / at the peak", GOAL);
+    eprintln!("  {accepted} notifications were accepted before; then {last:?}");
 }
 
 /// The same for WebSockets that are opened, signed in and closed again.

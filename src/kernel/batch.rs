@@ -52,7 +52,8 @@ pub enum OutboxState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutboxRecord {
     pub number: u64,
-    /// The entity that decided it, the sequence number of that decision's batch, and its place in it.
+    /// The entity that decided it, the sequence number of that decision's batch, and its place in it; with [`Self::BULK`]
+    /// where it can wait for others.
     pub source: EntityId,
     pub sequence: u64,
     pub position: u16,
@@ -67,6 +68,15 @@ pub struct OutboxRecord {
 }
 
 impl OutboxRecord {
+    /// The bit of `position` that says that the record was made in number. Builds that do not know it see a high position.
+    pub const BULK: u16 = 1 << 15;
+
+    /// Whether it can wait for those that were not made in number. As constant as its key.
+    #[must_use]
+    pub const fn is_bulk(&self) -> bool {
+        self.position & Self::BULK != 0
+    }
+
     /// Whether it waits for an operator.
     #[must_use]
     pub fn is_held(&self) -> bool {

@@ -200,13 +200,16 @@ pub struct Decision<E: Entity> {
     pub audit: Vec<AuditRecord>,
     /// Forget this entity's journal, snapshots and rows up to here; the events of this decision are all that is left.
     pub purge: bool,
+    /// The effects are made in number and can wait for others.
+    pub bulk: bool,
 }
 
 impl<E: Entity> Decision<E> {
     /// Answers `reply`; without further calls, a query.
     #[must_use]
     pub fn reply(reply: E::Reply) -> Self {
-        Self { reply, events: Vec::new(), effects: Vec::new(), changes: Vec::new(), audit: Vec::new(), purge: false }
+        let (events, effects, changes, audit) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { reply, events, effects, changes, audit, purge: false, bulk: false }
     }
 
     #[must_use]
@@ -264,6 +267,13 @@ impl<E: Entity> Decision<E> {
             source: context.origin.source.clone(),
             request_id: context.origin.request_id.clone(),
         });
+        self
+    }
+
+    /// Lets its effects wait for those of other decisions when there is more to do than a node can.
+    #[must_use]
+    pub fn bulk(mut self) -> Self {
+        self.bulk = true;
         self
     }
 

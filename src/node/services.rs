@@ -177,6 +177,7 @@ fn runtime_options(settings: &Settings) -> RuntimeOptions {
         memory_budget_bytes: usize::try_from(actors.memory_budget_bytes / shards).unwrap_or(usize::MAX),
         deadline_ms: actors.command_timeout_ms,
         outbox_lane: actors.outbox_in_flight,
+        outbox_most: actors.outbox_max,
         retry_ms: (actors.outbox_retry_min_ms, actors.outbox_retry_max_ms),
         restart_ms: (actors.restart_min_ms, actors.restart_max_ms),
         park_after: actors.park_after,

@@ -200,6 +200,7 @@ fn runtime(settings: &Settings, faults: &mut Vec<Fault>) {
     range(faults, "actors.restart_max_ms", actors.restart_max_ms, restart);
     range(faults, "actors.park_after", actors.park_after, 1..=1000);
     range(faults, "actors.outbox_in_flight", actors.outbox_in_flight, 1..=1 << 16);
+    range(faults, "actors.outbox_max", actors.outbox_max, 1..=1 << 40);
     range(faults, "actors.outbox_retry_min_ms", actors.outbox_retry_min_ms, 1..=60 * MINUTE_MS);
     let retry = actors.outbox_retry_min_ms..=24 * 60 * MINUTE_MS;
     range(faults, "actors.outbox_retry_max_ms", actors.outbox_retry_max_ms, retry);

@@ -176,6 +176,7 @@ pub struct Actors {
     pub restart_max_ms: u64,
     pub park_after: u32,
     pub outbox_in_flight: usize,
+    pub outbox_max: u64,
     pub outbox_retry_min_ms: u64,
     pub outbox_retry_max_ms: u64,
     pub dedupe_keep_hours: u64,

@@ -14,6 +14,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::Semaphore;
 use unicode_normalization::UnicodeNormalization;
 
+use crate::actors::runtime::background::Background;
 use crate::kernel::{Error, Secret};
 
 /// The OWASP floor for Argon2id: 19 MiB, two passes, one lane.
@@ -48,6 +49,8 @@ pub struct Passwords {
     spare: Arc<Mutex<Vec<Memory>>>,
     dummy: Arc<str>,
     policy: Policy,
+    /// Gives way to those who wait for a hash.
+    background: Arc<Background>,
 }
 
 fn refusals() -> metrics::Counter {
@@ -56,7 +59,7 @@ fn refusals() -> metrics::Counter {
 
 impl Passwords {
     #[must_use]
-    pub fn new(policy: Policy) -> Self {
+    pub fn new(policy: Policy, background: Arc<Background>) -> Self {
         let parallel = policy.parallel.max(1);
         let dummy = hash_now("no account has this password", &mut Memory::default()).expose().as_str().into();
         drop(refusals());
@@ -66,6 +69,7 @@ impl Passwords {
             spare: Arc::default(),
             dummy,
             policy,
+            background,
         }
     }
 
@@ -111,6 +115,7 @@ impl Passwords {
             Error::overloaded("The queue for passwords")
         };
         let place = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| full())?;
+        let waited = self.background.waited();
         let turn = tokio::time::timeout(self.policy.patience, Arc::clone(&self.running).acquire_owned());
         let turn = turn.await.map_err(|_| full())?.map_err(|_| Error::internal())?;
         // The permits move along: a caller who gives up does not free a thread that still works.
@@ -119,7 +124,7 @@ impl Passwords {
             let mut memory = spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
             let done = work(&mut memory);
             spare.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
-            drop((turn, place));
+            drop((turn, place, waited));
             done
         });
         job.await.map_err(|error| {
@@ -216,7 +221,8 @@ mod tests {
     use crate::kernel::ErrorCode;
 
     fn pool(waiting: usize) -> Passwords {
-        Passwords::new(Policy { min_chars: 8, min_score: 2, parallel: 1, waiting, patience: Duration::from_secs(60) })
+        let policy = Policy { min_chars: 8, min_score: 2, parallel: 1, waiting, patience: Duration::from_secs(60) };
+        Passwords::new(policy, Background::new())
     }
 
     fn secret(text: &str) -> Secret<String> {

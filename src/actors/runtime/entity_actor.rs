@@ -25,9 +25,12 @@ use super::proposal::{Asked, Stop, panic_text};
 use super::sealing::{Place, open};
 use super::shard::ShardParts;
 use crate::kernel::{
-    Context, Decision, DedupeKey, Entity, EntityId, Error, ErrorCode, Timestamp, codec, fail_point, snapshot,
+    Context, Decision, DedupeKey, Entity, EntityId, Error, ErrorCode, Principal, Timestamp, codec, fail_point, snapshot,
 };
 use crate::storage::seal::DataKey;
+
+/// When an outbox that is full may be asked again, in seconds.
+const OUTBOX_AGAIN: u32 = 10;
 
 /// What an entity actor starts with.
 pub struct EntityArguments {
@@ -219,6 +222,9 @@ impl<E: Entity> Turn<'_, E> {
             let _ = reply.send(self.read(&decision));
             return Ok(());
         }
+        if let Err(error) = self.has_room(&decision, &context) {
+            return Ok(drop(reply.send(Err(Failure::Refused(error)))));
+        }
         fail_point::reach("command.decided");
         match self.prepare(decision, &context, &work, dedupe).await {
             Ok(prepared) => {
@@ -264,6 +270,19 @@ impl<E: Entity> Turn<'_, E> {
                 if record.is_some() { Ok(None) } else { stale() }
             }
         }
+    }
+
+    /// What is made in number is not accepted faster than it is done, in the long run.
+    fn has_room(&self, decision: &Decision<E>, context: &Context) -> Result<(), Error> {
+        if !decision.bulk || decision.effects.is_empty() || context.origin.principal == Principal::System {
+            return Ok(());
+        }
+        let pending = self.parts.log.state().counts().outbox_pending;
+        if pending < self.parts.options.outbox_most {
+            return Ok(());
+        }
+        metrics::counter!("construct_overloaded_total", "shard" => self.parts.log.shard().to_string()).increment(1);
+        Err(Error::overloaded("The shard's outbox").retry_after(OUTBOX_AGAIN))
     }
 
     fn command(&self, work: &Work) -> Result<Option<E::Command>, Error> {

@@ -69,6 +69,8 @@ impl Runtime {
         gauge!("construct_shard_votes", "shard" => name.clone()).set(f64::from(u8::from(replica.log.votes())));
         gauge!("construct_shard_term", "shard" => name.clone()).set(value(status.term));
         gauge!("construct_shard_queued", "shard" => name.clone()).set(value(status.queued as u64));
+        let pending = shard.map_or(0, |_| replica.state().counts().outbox_pending);
+        gauge!("construct_outbox_records", "shard" => name.clone(), "state" => "unsettled").set(value(pending));
         let led = shard.map(|_| &status);
         self.publish_replicas(replica.id(), led);
         self.publish_feeds(replica, led.is_some());

@@ -14,6 +14,7 @@ pub mod advance;
 pub mod aftermath;
 mod answer;
 pub mod audit;
+pub mod background;
 pub mod clock;
 pub mod directory;
 mod elsewhere;
@@ -57,6 +58,7 @@ pub use router::{Page, Router, Scope};
 
 use self::aftermath::Aftermath;
 use self::answer::Answering;
+use self::background::Background;
 use self::elsewhere::Way;
 use self::kinds::Kinds;
 use self::log::ShardLog;
@@ -86,6 +88,8 @@ pub struct RuntimeOptions {
     /// Outbox records of one family known to a shard's scheduler at once (not their payloads); the rest waits in the
     /// state store. A window for each family: the backlog of a stuck provider hides nothing that goes elsewhere.
     pub outbox_window: usize,
+    /// Outbox records of a shard beyond which it decides nothing for callers from outside that is made in number.
+    pub outbox_most: u64,
     /// Attempts of a provider call before it is given up.
     pub provider_attempts: u32,
     /// The longest a single provider call may take before its outcome counts as unknown.
@@ -111,6 +115,7 @@ impl Default for RuntimeOptions {
             deadline_ms: 10_000,
             outbox_lane: 64,
             outbox_window: 8192,
+            outbox_most: 250_000,
             provider_attempts: 12,
             provider_deadline_ms: 30_000,
             retry_ms: (20, 30_000),
@@ -155,6 +160,7 @@ impl Runtime {
             options: parts.options.clone(),
             sealer: Arc::new(OnceLock::new()),
             aftermath: Arc::new(OnceLock::new()),
+            background: Background::new(),
         };
         let mut replicas = BTreeMap::new();
         for log in parts.logs {
@@ -166,13 +172,22 @@ impl Runtime {
         }
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
         let way = Way::new(stopping.clone(), Arc::clone(&common.aftermath));
-        let router = Router::new(replicas, parts.kinds, Arc::clone(&parts.clock), parts.options, way);
+        let background = Arc::clone(&common.background);
+        let router = Router::new(replicas, parts.kinds, Arc::clone(&parts.clock), parts.options, way, background);
         let providers = parts.providers.into_iter().map(|provider| (provider.kind(), provider)).collect();
         let (clock, consumers) = (Arc::clone(&parts.clock), Mutex::default());
         let means = Arc::new(Means { common, clock, providers, consumers, going: watch::channel(false).0 });
         for replica in router.replicas() {
             tasks.spawn(Arc::clone(replica).run(router.clone(), Arc::clone(&means), stopping.clone()));
         }
+        let (stop, watching) = (
+            stopping.clone(),
+            Arc::clone(router.background()).watch({
+                let router = router.clone();
+                move || router.replicas().any(|replica| replica.shard().is_some_and(|shard| shard.is_waited_for()))
+            }),
+        );
+        tasks.spawn(async move { stop.run_until_cancelled(watching).await.unwrap_or_default() });
         if let Some(meta) = router.replica(ShardId::META).filter(|_| parts.clock.mode() == clock::ClockMode::Virtual) {
             let (stop, following) = (stopping.clone(), clock::follow(Arc::clone(&parts.clock), Arc::clone(meta)));
             tasks.spawn(async move { stop.run_until_cancelled(following).await.unwrap_or_default() });

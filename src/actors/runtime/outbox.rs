@@ -2,8 +2,8 @@
 //!
 //! One task reads the shard's outbox records in order and keeps a queue for each (source, target), so that what one
 //! entity sends to another arrives in the order it was decided. Heads of queues are delivered concurrently, within a
-//! bound for each family: a stuck provider holds up only its own. How one record is delivered, and what its end means,
-//! is [`delivery`]'s.
+//! bound for each [`Line`]: a stuck provider holds up only its own, and what is sent in number does not hold up money.
+//! How one record is delivered, and what its end means, is [`delivery`]'s.
 //!
 //! Architecture invariant: only the leader of the shard runs its outbox, and a record leaves it only by a committed
 //! batch of its source (which learned the outcome) or a committed settlement.
@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::delivery::{Attempt, Courier};
+use super::background::Line;
 use super::router::Router;
 use super::shard::Shard;
 use crate::actors::runtime::log::unreadable;
@@ -34,18 +35,13 @@ const RELEASED: usize = 256;
 /// A record that waits no longer than this for its next attempt is not at rest.
 const SOON: Duration = Duration::from_secs(1);
 
-/// What holds each other up: a bound on concurrency applies to each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Family {
-    Entity,
-    Provider(ProviderKind),
-}
-
 /// What keeps its order.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Lane {
     source: EntityId,
     target: Destination,
+    /// With whom it shares a bound on what is known and under way.
+    line: Line,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -56,18 +52,12 @@ enum Destination {
 
 impl Lane {
     fn of(record: &OutboxRecord) -> Self {
-        let target = match &record.target {
-            Target::Entity(id) => Destination::Entity(id.clone()),
-            Target::Provider(kind) => Destination::Provider(*kind),
+        let bulk = record.is_bulk();
+        let (target, line) = match &record.target {
+            Target::Entity(id) => (Destination::Entity(id.clone()), Line::Messages { bulk }),
+            Target::Provider(kind) => (Destination::Provider(*kind), Line::Calls { provider: *kind, bulk }),
         };
-        Self { source: record.source.clone(), target }
-    }
-
-    fn family(&self) -> Family {
-        match &self.target {
-            Destination::Entity(_) => Family::Entity,
-            Destination::Provider(kind) => Family::Provider(*kind),
-        }
+        Self { source: record.source.clone(), target, line }
     }
 }
 
@@ -89,11 +79,11 @@ pub struct Outbox {
 struct Schedule {
     window: usize,
     queues: HashMap<Lane, VecDeque<u64>>,
-    known: HashMap<Family, usize>,
-    /// Families with a full window, and the first record that was left in the store because of that.
-    left: HashMap<Family, u64>,
-    ready: HashMap<Family, VecDeque<Lane>>,
-    running: HashMap<Family, usize>,
+    known: HashMap<Line, usize>,
+    /// Lines with a full window, and the first record that was left in the store because of that.
+    left: HashMap<Line, u64>,
+    ready: HashMap<Line, VecDeque<Lane>>,
+    running: HashMap<Line, usize>,
     in_progress: HashSet<Lane>,
     /// Queues whose head failed, and whether it is tried again so soon that it still counts as work under way.
     later: BTreeMap<(Instant, u64), (Lane, bool)>,
@@ -195,23 +185,23 @@ impl Outbox {
             self.busy.store(schedule.busy(), Ordering::Release);
             self.read_up_to.store(last, Ordering::Release);
         }
-        for (family, first) in schedule.refillable() {
-            self.refill(schedule, family, first);
+        for (line, first) in schedule.refillable() {
+            self.refill(schedule, line, first);
         }
     }
 
-    /// Reads again from the first record of the family that was left, until its window is full or nothing is left.
-    fn refill(&self, schedule: &mut Schedule, family: Family, first: u64) {
+    /// Reads again from the first record of the line that was left, until its window is full or nothing is left.
+    fn refill(&self, schedule: &mut Schedule, line: Line, first: u64) {
         let (mut after, upto) = (first.saturating_sub(1), self.read_up_to.load(Ordering::Acquire));
-        schedule.left.remove(&family);
+        schedule.left.remove(&line);
         while after < upto {
             let page = self.page(after);
             let Some(last) = page.as_ref().map(|page| page.last().map_or(upto, |record| record.number)) else {
-                schedule.left.insert(family, after + 1);
+                schedule.left.insert(line, after + 1);
                 return;
             };
             for record in page.into_iter().flatten().filter(|record| record.number <= upto) {
-                if Lane::of(&record).family() == family && !schedule.meet(&record) {
+                if Lane::of(&record).line == line && !schedule.meet(&record) {
                     return;
                 }
             }
@@ -233,9 +223,10 @@ impl Outbox {
         let bound = self.shard.parts.options.outbox_lane;
         while let Some((lane, number, attempts)) = schedule.next(bound) {
             let (courier, report, stopping) = (Arc::clone(&self.courier), report.clone(), stopping.clone());
+            let background = Arc::clone(&self.shard.parts.background);
             tokio::spawn(async move {
                 let attempt = tokio::select! {
-                    attempt = courier.deliver(number, attempts) => attempt,
+                    attempt = background.turn(lane.line, courier.deliver(number, attempts)) => attempt,
                     () = stopping.cancelled() => return,
                 };
                 let _ = report.send((lane, number, attempt));
@@ -254,31 +245,31 @@ impl Outbox {
 }
 
 impl Schedule {
-    /// Takes the record in if its family has room and none before it was left; whether it did.
+    /// Takes the record in if its line has room and none before it was left; whether it did.
     fn meet(&mut self, record: &OutboxRecord) -> bool {
         if record.is_held() {
             return true;
         }
         let lane = Lane::of(record);
-        let family = lane.family();
-        let known = self.known.entry(family).or_default();
-        if *known >= self.window || self.left.contains_key(&family) {
-            self.left.entry(family).or_insert(record.number);
+        let line = lane.line;
+        let known = self.known.entry(line).or_default();
+        if *known >= self.window || self.left.contains_key(&line) {
+            self.left.entry(line).or_insert(record.number);
             return false;
         }
         *known += 1;
         let queue = self.queues.entry(lane.clone()).or_default();
         queue.push_back(record.number);
         if queue.len() == 1 {
-            self.ready.entry(family).or_default().push_back(lane);
+            self.ready.entry(line).or_default().push_back(lane);
         }
         true
     }
 
-    /// Families that left records and have room again: half a window, so that a refill is worth its reads.
-    fn refillable(&self) -> Vec<(Family, u64)> {
-        let room = |family: &Family| self.known.get(family).is_none_or(|known| *known <= self.window / 2);
-        self.left.iter().filter(|(family, _)| room(family)).map(|(family, first)| (*family, *first)).collect()
+    /// Lines that left records and have room again: half a window, so that a refill is worth its reads.
+    fn refillable(&self) -> Vec<(Line, u64)> {
+        let room = |line: &Line| self.known.get(line).is_none_or(|known| *known <= self.window / 2);
+        self.left.iter().filter(|(line, _)| room(line)).map(|(line, first)| (*line, *first)).collect()
     }
 
     /// Queues ready, under way, or about to be tried again.
@@ -294,14 +285,14 @@ impl Schedule {
                 return;
             }
             let (lane, _) = entry.remove();
-            self.ready.entry(lane.family()).or_default().push_back(lane);
+            self.ready.entry(lane.line).or_default().push_back(lane);
         }
     }
 
     /// The next head to deliver: its queue, its number, and how often it failed before.
     fn next(&mut self, bound: usize) -> Option<(Lane, u64, u32)> {
-        for (family, ready) in &mut self.ready {
-            let running = self.running.entry(*family).or_default();
+        for (line, ready) in &mut self.ready {
+            let running = self.running.entry(*line).or_default();
             if *running >= bound {
                 continue;
             }
@@ -317,7 +308,7 @@ impl Schedule {
 
     fn finished(&mut self, lane: Lane, number: u64, attempt: Attempt) {
         self.in_progress.remove(&lane);
-        if let Some(running) = self.running.get_mut(&lane.family()) {
+        if let Some(running) = self.running.get_mut(&lane.line) {
             *running = running.saturating_sub(1);
         }
         if let Attempt::Later(pause) = attempt {
@@ -326,7 +317,7 @@ impl Schedule {
             return;
         }
         self.attempts.remove(&number);
-        if let Some(known) = self.known.get_mut(&lane.family()) {
+        if let Some(known) = self.known.get_mut(&lane.line) {
             *known = known.saturating_sub(1);
         }
         let Some(queue) = self.queues.get_mut(&lane) else { return };
@@ -334,7 +325,7 @@ impl Schedule {
         if queue.is_empty() {
             self.queues.remove(&lane);
         } else {
-            self.ready.entry(lane.family()).or_default().push_back(lane);
+            self.ready.entry(lane.line).or_default().push_back(lane);
         }
     }
 }

@@ -143,7 +143,8 @@ impl<E: Entity> Turn<'_, E> {
             Some(_) => seal(key, id, &Place::Reply, encoded.reply.to_vec()),
             None => Vec::new(),
         };
-        let outbox = decision.effects.into_iter().zip(0..).map(|(effect, position)| {
+        let first = if decision.bulk { OutboxRecord::BULK } else { 0 };
+        let outbox = decision.effects.into_iter().zip(first..).map(|(effect, position)| {
             let (target, payload, tag) = match effect {
                 Effect::Tell { to, command, tag } => (Target::Entity(to), command, tag),
                 Effect::Call { provider, request, tag } => (Target::Provider(provider), request, tag),

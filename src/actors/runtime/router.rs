@@ -14,6 +14,7 @@ use super::RuntimeOptions;
 use super::aftermath::Aftermath;
 use super::answer::too_late;
 use super::audit;
+use super::background::Background;
 use super::clock::NodeClock;
 use super::elsewhere::Way;
 use super::kinds::Kinds;
@@ -23,7 +24,9 @@ use super::question::{Answer, HeldEffect, Question};
 use super::remote::Remote;
 use super::replica::Replica;
 use super::shard::{Delivered, Shard, Undelivered};
-use crate::kernel::{AuditRecord, Clock, DedupeKey, Entity, EntityId, Error, Origin, ShardId, Timestamp, codec};
+use crate::kernel::{
+    AuditRecord, Clock, DedupeKey, Entity, EntityId, Error, Origin, Principal, ShardId, Timestamp, codec,
+};
 use crate::storage::state::LogPosition;
 
 /// How long an operator waits to hear of a shard.
@@ -58,6 +61,7 @@ pub struct Router {
     clock: Arc<NodeClock>,
     options: Arc<RuntimeOptions>,
     way: Arc<Way>,
+    background: Arc<Background>,
 }
 
 impl Router {
@@ -69,8 +73,16 @@ impl Router {
         clock: Arc<NodeClock>,
         options: RuntimeOptions,
         way: Way,
+        background: Arc<Background>,
     ) -> Self {
-        Self { replicas: Arc::new(replicas), kinds, clock, options: Arc::new(options), way: Arc::new(way) }
+        let (replicas, options, way) = (Arc::new(replicas), Arc::new(options), Arc::new(way));
+        Self { replicas, kinds, clock, options, way, background }
+    }
+
+    /// What this node does by itself, which gives way to those who wait.
+    #[must_use]
+    pub fn background(&self) -> &Arc<Background> {
+        &self.background
     }
 
     /// Connects this node to the others. Later calls change nothing.
@@ -172,6 +184,8 @@ impl Router {
                 Err(_) => return Err(too_late()),
             }
         }
+        // Where the shard is led it counts by itself.
+        let _waited = (origin.principal != Principal::System).then(|| self.background.waited());
         let (id, work, origin) = (id.clone(), work.clone(), origin.clone());
         let question = Question::Deliver { id, work, origin, dedupe: dedupe.cloned() };
         match self.settle(shard, &question, until).await? {

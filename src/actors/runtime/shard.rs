@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::RuntimeOptions;
 use super::aftermath::Aftermath;
+use super::background::Background;
 use super::directory::{Directory, Handle};
 use super::kinds::Kinds;
 use super::log::{LogError, ShardLog};
@@ -30,6 +31,7 @@ pub struct Common {
     pub options: RuntimeOptions,
     pub sealer: Arc<OnceLock<Arc<dyn Sealer>>>,
     pub aftermath: Arc<OnceLock<Aftermath>>,
+    pub background: Arc<Background>,
 }
 
 /// What the actors of a shard share. All of it immutable or internally synchronized.
@@ -43,6 +45,7 @@ pub struct ShardParts {
     pub directory: Directory,
     /// Set once at start: the keyring answers through the runtime itself.
     pub sealer: Arc<OnceLock<Arc<dyn Sealer>>>,
+    pub background: Arc<Background>,
     aftermath: Arc<OnceLock<Aftermath>>,
     started: Instant,
 }
@@ -123,12 +126,22 @@ impl Shard {
     /// # Errors
     /// When the supervisor actor cannot be spawned.
     pub async fn start(log: Arc<dyn ShardLog>, term: u64, common: &Common) -> Result<Self, ractor::SpawnErr> {
-        let Common { kinds, clock, options, sealer, aftermath } = common.clone();
+        let Common { kinds, clock, options, sealer, aftermath, background } = common.clone();
         let (outside, inside) = (options.in_flight_outside, options.in_flight_inside);
         let directory = Directory::default();
         let started = Instant::now();
-        let parts = ShardParts { log, term, kinds, clock, options, directory, sealer, aftermath, started };
-        let parts = Arc::new(parts);
+        let parts = Arc::new(ShardParts {
+            log,
+            term,
+            kinds,
+            clock,
+            options,
+            directory,
+            sealer,
+            background,
+            aftermath,
+            started,
+        });
         let (supervisor, _) = Supervisor::spawn(None, Supervisor, Arc::clone(&parts)).await?;
         supervisor.send_interval(std::time::Duration::from_secs(1), || SupervisorMessage::Sweep);
         let (outside, inside) = (Arc::new(Semaphore::new(outside)), Arc::new(Semaphore::new(inside)));
@@ -201,6 +214,12 @@ impl Shard {
     pub async fn barrier(&self) -> Result<(), Undelivered> {
         let passed = self.parts.log.read_barrier(self.parts.term).await;
         passed.map_err(|_| Undelivered::Moved)
+    }
+
+    /// Whether a request from outside is under way.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        self.outside.available_permits() < self.parts.options.in_flight_outside
     }
 
     fn admit(&self, origin: &Origin) -> Result<OwnedSemaphorePermit, Error> {

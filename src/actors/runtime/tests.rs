@@ -174,7 +174,7 @@ impl World {
     ) -> Self {
         let states = memory.iter().map(|log| Arc::clone(log.state())).collect();
         let logs = memory.iter().map(|log| Arc::clone(log) as Arc<dyn ShardLog>).collect();
-        let kinds = Kinds::new(&[Kind::of::<Tally>(), Kind::of::<VirtualClock>()], 2);
+        let kinds = Kinds::new(&[Kind::of::<Tally>(), Kind::of::<stuck::Flyer>(), Kind::of::<VirtualClock>()], 2);
         let clock = Arc::new(NodeClock::virtual_at(Timestamp::from_millis(1_000_000)));
         let providers: Vec<Arc<dyn Provider>> = vec![provider];
         let parts = RuntimeParts { logs, kinds, clock, providers, options };

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::aftermath::Aftermath;
+use super::background::Line;
 use super::clock::NodeClock;
 use super::message::Work;
 use super::shard::{Delivered, Shard};
@@ -116,7 +117,8 @@ impl Timers {
             fired += 1;
             let this = Arc::clone(self);
             tokio::spawn(async move {
-                let put_off = this.fire(&timer).await;
+                let background = Arc::clone(&this.shard.parts.background);
+                let put_off = background.turn(Line::Timers, this.fire(&timer)).await;
                 match put_off {
                     true => drop(this.held().insert(key, Some(Instant::now() + PAUSE))),
                     false => drop(this.held().remove(&key)),

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::started;
 use crate::mail::{Mailbox, Maildir};
 use crate::node::{Plan, free_port, loopback};
-use crate::person::Person;
+use crate::person::{PASSWORD, Person};
 
 /// Takes every connection and reads what comes; answers after `delay`, or never.
 async fn processor(delay: Option<Duration>) -> (SocketAddr, Arc<AtomicUsize>) {
@@ -140,4 +140,49 @@ async fn an_upstream_that_never_answers_holds_up_what_is_meant_for_it_alone() {
         assert_eq!(answer.expect("an answer").status, 504);
     }
     assert_eq!(asked.load(Ordering::SeqCst), 10, "only those that have a place reach the upstream");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn news_for_a_relay_that_never_answers_are_refused_in_the_end_and_nothing_else_is() {
+    let (relay, asked) = processor(None).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let plan = || Plan::sandbox().data(directory.path().join("data")).set("cluster.shards", "1");
+    let (mut node, person) = started(plan()).await;
+    node.kill().await;
+    let stuck = plan().set("mail.transport", "smtp").set("mail.smtp_url", &format!("smtp://{relay}"));
+    let node = stuck.set("actors.outbox_max", "10").start().await;
+    let send = |category: &str| {
+        let content = json!({ "title": "News", "body": "Read this." });
+        let to = json!({ "user_id": person.id });
+        let body = json!({ "to": to, "category": category, "channels": ["in_app", "email"], "content": content });
+        let api = node.operator_api();
+        async move { api.post("/v1/notifications", &body).await }
+    };
+    let mut accepted = 0;
+    let refused = loop {
+        let answer = send("product").await;
+        if answer.status != 202 {
+            break answer;
+        }
+        accepted += 1;
+        assert!(accepted < 200, "the relay has answered none of them");
+    };
+    assert_eq!((refused.status, refused.header("retry-after")), (503, "10"), "{}", refused.text);
+    assert!(refused.text.contains("outbox"), "{}", refused.text);
+    send("security").await.expect(202);
+    send("transactional").await.expect(202);
+    assert!(asked.load(Ordering::SeqCst) == 0, "a relay speaks first");
+    // What was accepted arrives where nothing is stuck.
+    let session = node.api().post("/v1/sessions", &json!({ "email": person.email, "password": PASSWORD })).await;
+    let api = node.api().with_token(&session.text_at("/access_token"));
+    let (deadline, mut poll) =
+        (Instant::now() + Duration::from_secs(60), tokio::time::interval(Duration::from_millis(100)));
+    loop {
+        poll.tick().await;
+        let inbox = api.get("/v1/inbox?limit=100").await.expect(200)["items"].as_array().map_or(0, Vec::len);
+        if inbox == accepted + 2 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{inbox} of {} are in the inbox", accepted + 2);
+    }
 }

@@ -117,13 +117,14 @@ impl Authority {
             challenge_seconds: identity.mfa_challenge_seconds,
             step_up_seconds: identity.step_up_seconds,
         };
-        let passwords = Passwords::new(Policy {
+        let policy = Policy {
             min_chars: identity.password_min_length,
             min_score: identity.password_min_score,
             parallel: identity.hash_concurrency,
             waiting: identity.hash_queue_max,
             patience: Duration::from_millis(identity.hash_wait_ms),
-        });
+        };
+        let passwords = Passwords::new(policy, Arc::clone(router.background()));
         let mint = Mint::new(&keys.derive("identity opaque tokens"));
         let index_key = *keys.derive("identity email index");
         Self {

@@ -27,6 +27,12 @@ impl Category {
     pub const ALL: [Category; 5] =
         [Self::Security, Self::Transactional, Self::Billing, Self::Product, Self::Promotional];
 
+    /// Whether it is sent in number, and can wait for what somebody did.
+    #[must_use]
+    pub const fn is_bulk(self) -> bool {
+        matches!(self, Self::Product | Self::Promotional)
+    }
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::effects;
 use super::plan::{self, Inputs};
 use super::protocol::{
-    Attempt, AttemptOutcome, AttemptState, Command, Contact, Event, Gathered, Reply, Report, SendRequest, Status,
+    Attempt, AttemptOutcome, AttemptState, Category, Command, Contact, Event, Gathered, Reply, Report, SendRequest,
+    Status,
 };
 use crate::actors::notifications::devices::Device;
 use crate::actors::notifications::preferences::Policy;
@@ -244,16 +245,8 @@ impl Delivery {
             }
         }
     }
-}
 
-impl Entity for Delivery {
-    const KIND: &'static str = "delivery";
-
-    type Command = Command;
-    type Event = Event;
-    type Reply = Reply;
-
-    fn decide(&self, command: Command, context: &Context) -> Result<Decision<Self>, Error> {
+    fn decided(&self, command: Command, context: &Context) -> Result<Decision<Self>, Error> {
         match command {
             Command::Send(request) => self.send(request, context),
             Command::Gathered(gathered) => Ok(self.gathered(gathered, context)),
@@ -273,6 +266,23 @@ impl Entity for Delivery {
             Command::Expire => Ok(Decision::reply(Reply::Done)),
             Command::GetReport => Ok(Decision::reply(Reply::Report(self.report(context)?))),
         }
+    }
+}
+
+impl Entity for Delivery {
+    const KIND: &'static str = "delivery";
+
+    type Command = Command;
+    type Event = Event;
+    type Reply = Reply;
+
+    fn decide(&self, command: Command, context: &Context) -> Result<Decision<Self>, Error> {
+        let asked = match &command {
+            Command::Send(request) => Some(request.category),
+            _ => self.request.as_ref().map(|request| request.category),
+        };
+        let decision = self.decided(command, context)?;
+        Ok(if asked.is_some_and(Category::is_bulk) { decision.bulk() } else { decision })
     }
 
     fn apply(&mut self, event: &Event) {

@@ -277,3 +277,16 @@ fn nothing_is_sent_to_nobody() {
     };
     assert!(given.when(Command::Attempted(late)).expect("ignored").is_query());
 }
+
+#[test]
+fn what_is_sent_in_number_gives_way_at_every_step_to_what_somebody_did() {
+    for category in Category::ALL {
+        let mut given = Given::<Delivery>::new("ntf_1");
+        let request = SendRequest { category, ..receipt() };
+        let sent = given.when(Command::Send(request)).expect("accepted");
+        let planned = answered(&mut given, Some(contact()), policy(&[Channel::InApp, Channel::Email]));
+        let bulk = matches!(category, Category::Product | Category::Promotional);
+        assert!(!sent.effects.is_empty() && !planned.effects.is_empty());
+        assert_eq!((sent.bulk, planned.bulk), (bulk, bulk), "{category:?}");
+    }
+}

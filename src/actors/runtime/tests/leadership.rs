@@ -2,6 +2,7 @@
 //! old leader before the new one begins, and neither commits or calls outside its term.
 
 use super::*;
+use crate::actors::runtime::background::Background;
 use crate::actors::runtime::log::LogError;
 use crate::actors::runtime::outbox::delivery::{Attempt, Courier};
 use crate::actors::runtime::remote::{Remote, RemoteError, RemoteHandler};
@@ -230,4 +231,37 @@ async fn a_deposed_leader_neither_commits_nor_reads_nor_calls() {
     let attempt = Courier::new(Arc::clone(&shard), runtime.router.clone(), providers).deliver(number, 0).await;
     assert!(matches!(attempt, Attempt::Later(_)), "{attempt:?}");
     assert_eq!(provider.calls.load(Ordering::SeqCst), 0, "a call starts under a valid lease only");
+}
+
+/// Reaches nobody, and notes how many waited at the node that asked.
+struct Unreachable(Arc<Background>, Mutex<Vec<usize>>);
+
+#[async_trait]
+impl Remote for Unreachable {
+    async fn call(
+        &self,
+        node: u64,
+        _shard: ShardId,
+        _request: Vec<u8>,
+        _deadline: tokio::time::Instant,
+    ) -> Result<Vec<u8>, RemoteError> {
+        self.1.lock().expect("not poisoned").push(self.0.waiting());
+        Err(RemoteError::Unreachable { node })
+    }
+}
+
+#[tokio::test]
+async fn who_is_asked_for_at_another_node_is_waited_for_here_too() {
+    let states = (0..3).map(|shard| MemoryLog::start(ShardId(shard)).state().clone()).collect::<Vec<_>>();
+    let logs: Vec<_> = states.iter().map(|state| MemoryLog::over(Arc::clone(state))).collect();
+    logs.iter().for_each(|log| log.lead(None, Some(2)));
+    let options = RuntimeOptions { deadline_ms: 200, ..RuntimeOptions::default() };
+    let world = World::on(logs, Arc::new(Scripted::default()), options, None).await;
+    let background = Arc::clone(world.runtime.router.background());
+    let remote = Arc::new(Unreachable(Arc::clone(&background), Mutex::default()));
+    world.runtime.router.connect(1, Arc::clone(&remote) as Arc<dyn Remote>);
+    world.ask("a", Command::Get).await.expect_err("node 2 cannot be reached");
+    let seen = remote.1.lock().expect("not poisoned").clone();
+    assert!(!seen.is_empty() && seen.iter().all(|waiting| *waiting == 1), "{seen:?}");
+    assert_eq!(background.waiting(), 0);
 }

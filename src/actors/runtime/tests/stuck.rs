@@ -1,4 +1,4 @@
-//! A provider that never answers holds up its own effects and nothing else.
+//! A provider that never answers, and what is sent in number, hold up their own and nothing else.
 
 use std::future::pending;
 
@@ -67,4 +67,69 @@ async fn a_stuck_provider_holds_up_only_its_own_effects_however_many_there_are()
     keys.sort();
     keys.dedup();
     assert_eq!(keys.len(), calls, "each was called once");
+}
+
+/// Sends to whom it is told.
+#[derive(Default, Serialize, Deserialize)]
+pub(super) struct Flyer;
+
+impl Entity for Flyer {
+    const KIND: &'static str = "flyer";
+    type Command = String;
+    type Event = ();
+    type Reply = ();
+
+    fn decide(&self, to: String, _context: &Context) -> Result<Decision<Self>, Error> {
+        let to = EntityId::new(Tally::KIND, &to);
+        Ok(Decision::reply(()).effect(Effect::tell::<Tally>(to, &Command::Add(1), "")).bulk())
+    }
+
+    fn apply(&mut self, _event: &()) {}
+}
+
+#[tokio::test]
+async fn what_is_sent_in_number_holds_up_nothing_that_others_send() {
+    let (window, flyers) = (16, 200);
+    let states: Vec<_> = (0..3).map(|shard| MemoryLog::start(ShardId(shard)).state().clone()).collect();
+    let options = RuntimeOptions { outbox_window: window, park_after: 1, ..RuntimeOptions::default() };
+    let world = World::over_any(states, Arc::new(Stuck::default()), options).await;
+    world.ask("parked", Command::Crash).await.expect_err("it crashes");
+    for flyer in 0..flyers {
+        fly(&world, flyer).await.expect("is accepted");
+    }
+    world.ask("from", Command::Forward { to: "to".to_owned(), amount: 3 }).await.expect("is accepted");
+    assert_eq!(world.log_of("from", 1).await, ["told"], "far more than a window of flyers wait before it");
+    assert!(world.runtime.router.unpark(&EntityId::new(Tally::KIND, "parked")).await.expect("answers"));
+    let told = async {
+        while world.ask("parked", Command::Get).await.map_or(true, |(total, _)| total < flyers) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), told).await.expect("flyers arrive when they can");
+}
+
+async fn fly(world: &World, flyer: i64) -> Result<(), Error> {
+    let id = EntityId::new(Flyer::KIND, &format!("flyer-{flyer}"));
+    world.runtime.router.ask::<Flyer>(&id, "parked".to_owned(), &user(None)).await
+}
+
+#[tokio::test]
+async fn what_is_sent_in_number_is_refused_while_too_much_of_it_is_not_done() {
+    let states: Vec<_> = (0..3).map(|shard| MemoryLog::start(ShardId(shard)).state().clone()).collect();
+    let options = RuntimeOptions { outbox_most: 5, park_after: 1, ..RuntimeOptions::default() };
+    let world = World::over_any(states, Arc::new(Stuck::default()), options).await;
+    world.ask("parked", Command::Crash).await.expect_err("it crashes");
+    let mut refused = 0;
+    for flyer in 0..40 {
+        match fly(&world, flyer).await {
+            Ok(()) => {}
+            Err(error) => {
+                assert_eq!((error.code, error.retry_after_seconds), (ErrorCode::Overloaded, Some(10)));
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!(refused, 40 - 2 * 5, "two shards take five each");
+    world.ask("from", Command::Forward { to: "to".to_owned(), amount: 3 }).await.expect("others are accepted");
+    assert_eq!(world.log_of("from", 1).await, ["told"]);
 }
