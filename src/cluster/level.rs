@@ -8,7 +8,9 @@ use tokio::time::MissedTickBehavior;
 use super::coordinator::Coordinator;
 use super::link::{Link, NEWEST, PeerStatus};
 use crate::actors::members::View;
-use crate::kernel::ShardId;
+use crate::actors::members::level::{self, Level};
+use crate::actors::runtime::replica::Replica;
+use crate::kernel::{Error, ShardId};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Members that speak less know of no levels.
@@ -28,6 +30,14 @@ pub struct TooOld {
 /// [`TooOld`] where the level is above what this build speaks.
 pub fn fits(level: u16) -> Result<(), TooOld> {
     if level <= NEWEST { Ok(()) } else { Err(TooOld { level }) }
+}
+
+/// The level in a node's own copy of the meta shard.
+///
+/// # Errors
+/// When it cannot be read: a newer build may have written it.
+pub fn reached(meta: &Replica) -> Result<u16, Error> {
+    Ok(meta.peek::<Level>(&level::id())?.map_or(0, |(_, level)| level.reached))
 }
 
 /// Tells the link the level of the cluster; on the node that leads the meta shard, also raises it.
@@ -65,6 +75,55 @@ fn spoken_by_all(own: u64, view: &View, peers: &[PeerStatus]) -> Option<u16> {
 mod tests {
     use super::*;
     use crate::actors::members::{Known, Member, MemberState};
+    use crate::actors::runtime::RuntimeOptions;
+    use crate::actors::runtime::background::Background;
+    use crate::actors::runtime::clock::NodeClock;
+    use crate::actors::runtime::kinds::Kinds;
+    use crate::actors::runtime::log::ShardLog as _;
+    use crate::actors::runtime::shard::Common;
+    use crate::actors::runtime::testing::MemoryLog;
+    use crate::kernel::{Batch, Op, Timestamp, codec};
+
+    /// A copy of the meta shard in which the level has this event.
+    fn copy_with(event: Option<Vec<u8>>) -> Replica {
+        let log = MemoryLog::start(ShardId::META);
+        if let Some(event) = event {
+            let batch = Batch {
+                entity: level::id(),
+                expected: 0,
+                at: Timestamp::ZERO,
+                subject: None,
+                dedupe: None,
+                reply: Vec::new(),
+                events: vec![event],
+                snapshot: None,
+                purge: false,
+                outbox: Vec::new(),
+                settles: Vec::new(),
+                fired: Vec::new(),
+                changes: Vec::new(),
+                audit: Vec::new(),
+            };
+            log.state().apply(1, &[Op::Batch(Box::new(batch))]).expect("applied");
+        }
+        let common = Common {
+            kinds: Kinds::new(&[], 1),
+            clock: Arc::new(NodeClock::system()),
+            options: RuntimeOptions::default(),
+            sealer: Arc::default(),
+            aftermath: Arc::default(),
+            background: Background::new(),
+        };
+        Replica::new(log, common)
+    }
+
+    #[tokio::test]
+    async fn a_level_that_cannot_be_read_is_not_taken_for_none() {
+        assert_eq!(reached(&copy_with(None)).expect("there is none"), 0);
+        let raised = codec::encode(&level::Event::Raised { to: 3 }).expect("encodes");
+        assert_eq!(reached(&copy_with(Some(raised))).expect("read"), 3);
+        reached(&copy_with(Some(vec![0xff; 9]))).expect_err("nobody knows what it says");
+    }
 
     #[test]
     fn what_all_members_speak_is_known_only_while_all_are_there() {

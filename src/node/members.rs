@@ -10,13 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::gate::Admission;
 use super::{NodeError, failed};
-use crate::actors::members::level::{self, Level};
 use crate::actors::members::{Member, Replicas};
 use crate::actors::runtime::Runtime;
 use crate::cluster::coordinator::Coordinator;
 use crate::cluster::entities::{EntityLane, HandlerCell};
 use crate::cluster::join::{self, JoinSettings};
-use crate::cluster::level::{fits, keep};
+use crate::cluster::level::{fits, keep, reached};
 use crate::cluster::link::{Authority, Link};
 use crate::cluster::raft::{Formation, Groups, adopt};
 use crate::cluster::secrets;
@@ -83,9 +82,8 @@ impl Between {
         };
         let own = coordinator.router().replica(ShardId::META);
         // One that cannot be read may be a newer build's.
-        let reached = own.map(|meta| meta.peek::<Level>(&level::id())).transpose();
-        let reached = reached.map_err(failed("the level of the cluster"))?.flatten();
-        fits(reached.map_or(0, |(_, level)| level.reached)).map_err(failed("the level of the cluster"))?;
+        let level = own.map_or(Ok(0), |meta| reached(meta)).map_err(failed("the level of the cluster"))?;
+        fits(level).map_err(failed("the level of the cluster"))?;
         let Formation { cluster, shards, founder, .. } = self.formation;
         if begins_anew {
             // Before anybody carries out where the old cluster's shards should be.
