@@ -373,7 +373,9 @@ mod tests {
             background.adjust(true);
         }
         let (began, each) = (Instant::now(), Duration::from_millis(10));
-        let work = || async move { drop(tokio::time::timeout(each, pending::<()>()).await) };
+        let work = || async move {
+            let _ = tokio::time::timeout(each, pending::<()>()).await;
+        };
         let turns = (0..4 * background.processors).map(|_| background.turn(BULK, work()));
         futures::future::join_all(turns).await;
         // Four turns one after the other, three rests between them.
