@@ -82,28 +82,13 @@ mod tests {
     use crate::actors::runtime::log::ShardLog as _;
     use crate::actors::runtime::shard::Common;
     use crate::actors::runtime::testing::MemoryLog;
-    use crate::kernel::{Batch, Op, Timestamp, codec};
+    use crate::kernel::{Batch, Op, codec};
 
     /// A copy of the meta shard in which the level has this event.
     fn copy_with(event: Option<Vec<u8>>) -> Replica {
         let log = MemoryLog::start(ShardId::META);
         if let Some(event) = event {
-            let batch = Batch {
-                entity: level::id(),
-                expected: 0,
-                at: Timestamp::ZERO,
-                subject: None,
-                dedupe: None,
-                reply: Vec::new(),
-                events: vec![event],
-                snapshot: None,
-                purge: false,
-                outbox: Vec::new(),
-                settles: Vec::new(),
-                fired: Vec::new(),
-                changes: Vec::new(),
-                audit: Vec::new(),
-            };
+            let batch = Batch { events: vec![event], ..Batch::empty(level::id(), 0) };
             log.state().apply(1, &[Op::Batch(Box::new(batch))]).expect("applied");
         }
         let common = Common {

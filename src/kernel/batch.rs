@@ -128,6 +128,28 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// One that changes nothing.
+    #[cfg(test)]
+    #[must_use]
+    pub fn empty(entity: EntityId, expected: u64) -> Self {
+        Self {
+            entity,
+            expected,
+            at: Timestamp::ZERO,
+            subject: None,
+            dedupe: None,
+            reply: Vec::new(),
+            events: Vec::new(),
+            snapshot: None,
+            purge: false,
+            outbox: Vec::new(),
+            settles: Vec::new(),
+            fired: Vec::new(),
+            changes: Vec::new(),
+            audit: Vec::new(),
+        }
+    }
+
     /// The entity's sequence number after this batch. Every batch advances it, also one without events.
     #[must_use]
     pub fn next_sequence(&self) -> u64 {

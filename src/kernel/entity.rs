@@ -270,7 +270,8 @@ impl<E: Entity> Decision<E> {
         self
     }
 
-    /// Lets its effects wait for those of other decisions when there is more to do than a node can.
+    /// Lets its effects wait for those of other decisions when there is more to do than a node can. What an entity sends to
+    /// another is kept in order among what is bulk, and among what is not.
     #[must_use]
     pub fn bulk(mut self) -> Self {
         self.bulk = true;

@@ -85,8 +85,8 @@ pub struct RuntimeOptions {
     pub deadline_ms: u64,
     /// Outbox records under way per lane and shard.
     pub outbox_lane: usize,
-    /// Outbox records of one family known to a shard's scheduler at once (not their payloads); the rest waits in the
-    /// state store. A window for each family: the backlog of a stuck provider hides nothing that goes elsewhere.
+    /// Outbox records of one line known to a shard's scheduler at once (not their payloads); the rest waits in the
+    /// state store. A window for each line: the backlog of a stuck provider hides nothing that goes elsewhere.
     pub outbox_window: usize,
     /// Outbox records of a shard beyond which it decides nothing for callers from outside that is made in number.
     pub outbox_most: u64,

@@ -234,22 +234,8 @@ mod tests {
             events: vec![vec![1], vec![]],
             at: Timestamp::from_millis(5),
         };
-        let batch = Batch {
-            entity: entry.entity.clone(),
-            expected: 3,
-            at: entry.at,
-            subject: None,
-            dedupe: None,
-            reply: Vec::new(),
-            events: entry.events.clone(),
-            snapshot: None,
-            purge: false,
-            outbox: Vec::new(),
-            settles: Vec::new(),
-            fired: Vec::new(),
-            changes: Vec::new(),
-            audit: Vec::new(),
-        };
+        let (at, events) = (entry.at, entry.events.clone());
+        let batch = Batch { at, events, ..Batch::empty(entry.entity.clone(), 3) };
         let bytes = encode_feed(&batch).unwrap();
         assert_eq!(
             hex::encode(&bytes),

@@ -238,22 +238,7 @@ fn request(hash: u8, expires: Timestamp) -> DedupeKey {
 }
 
 pub(super) fn batch(name: &str, expected: u64) -> Batch {
-    Batch {
-        entity: id(name),
-        expected,
-        at: Timestamp::from_millis(1),
-        subject: None,
-        dedupe: None,
-        reply: Vec::new(),
-        events: Vec::new(),
-        snapshot: None,
-        purge: false,
-        outbox: Vec::new(),
-        settles: Vec::new(),
-        fired: Vec::new(),
-        changes: Vec::new(),
-        audit: Vec::new(),
-    }
+    Batch { at: Timestamp::from_millis(1), ..Batch::empty(id(name), expected) }
 }
 
 fn outbox_record(tag: u8) -> OutboxRecord {
